@@ -1,0 +1,33 @@
+"""Errors that are meant for the user: one line that names the file, row or field, and the mend."""
+
+
+class MMContrastError(Exception):
+    """Base of all errors that the command line prints as one line and turns into a non-zero exit code."""
+
+
+class ConfigError(MMContrastError):
+    """The configuration is wrong: unknown key, bad value, or fields that contradict each other."""
+
+
+class DataError(MMContrastError):
+    """A file, row or picture cannot be used as it is."""
+
+
+class ModelError(MMContrastError):
+    """A tower, tokenizer or checkpoint cannot be built, loaded or saved."""
+
+
+class TrainingError(MMContrastError):
+    """Training cannot start or go on (too many bad rows, non-finite losses, a foreign checkpoint, ...)."""
+
+
+class TrainingInterrupted(TrainingError):
+    """A signal stopped the run after its state was saved.
+
+    Attributes:
+        exit_code: 128 + the signal's number, as shells report it (130 for Ctrl-C, 143 for SIGTERM).
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -1,0 +1,51 @@
+"""Pairs that are known to match: same image, same caption, same group. They must never be pushed apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmcontrast.types import NO_KEY, PairBatch
+
+
+@dataclass(frozen=True)
+class MatchKeys:
+    """What decides whether image i and caption j are known to match; integers only, cheap to gather.
+
+    Attributes:
+        index: (n,) row of the image in its source.
+        caption_key: (n,) hash of the caption that was drawn.
+        caption_keys: (n, c) hashes of all captions of the image, filled up with NO_KEY.
+        group_key: (n,) hash of the group id, or NO_KEY.
+    """
+
+    index: Tensor
+    caption_key: Tensor
+    caption_keys: Tensor
+    group_key: Tensor
+
+    @classmethod
+    def of(cls, batch: PairBatch) -> MatchKeys:
+        """The keys of a batch."""
+        return cls(batch.index, batch.caption_key, batch.caption_keys, batch.group_key)
+
+
+def known_positives(images: MatchKeys, texts: MatchKeys) -> Tensor:
+    """(n, m) bool: image i and caption j belong together.
+
+    True where both come from the same row, where caption j is one of the captions of image i (after
+    normalisation), or where their group ids are equal. On UCM-Captions, where five captions describe an image and
+    91% of them recur, comparing with *all* captions of the image finds far more than comparing the drawn ones.
+    """
+    known = images.index[:, None] == texts.index
+    known |= (images.group_key[:, None] == texts.group_key) & (texts.group_key != NO_KEY)
+    for column in images.caption_keys.T:  # one (n, m) comparison a column keeps memory at n * m bytes
+        known |= column[:, None] == texts.caption_key
+    return known
+
+
+def mask_log_weights(known: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Log-weights (n, m) that remove known positives from the negatives: -inf where `known`, else 0."""
+    return torch.zeros(known.shape, dtype=dtype, device=known.device).masked_fill(known, -torch.inf)

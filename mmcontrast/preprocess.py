@@ -1,0 +1,128 @@
+"""From the bytes of a picture to the uint8 tensor that a model takes; shared by `data` and `models`."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from mmcontrast.errors import DataError
+
+MAX_IMAGE_PIXELS = 100_000_000
+# Only raster formats that Pillow decodes itself: PDF and EPS would start other programs.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "MPO", "ICO")
+_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow mode to RGB, turned upright by its EXIF tag.
+
+    16-bit greys are scaled to 8 bits (Pillow alone would clip them to white); an alpha channel is dropped as
+    open_clip and transformers do, so that an exported model sees the same pixels.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16") or image.mode == "I":
+        grey = np.asarray(image).astype(np.int64).clip(0, 65535)
+        if image.mode != "I" or grey.max(initial=0) > 255:
+            grey >>= 8
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # Pillow warns when it has to drop palette transparency
+    return image.convert("RGB")
+
+
+def decode_image(source: bytes | Path, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
+    """Decode one picture to RGB.
+
+    Raises:
+        DataError: the bytes are no picture, are cut off, or claim more than `max_pixels` pixels (seen in the
+            header, before any decoding).
+    """
+    try:
+        with warnings.catch_warnings():
+            # Our own cap below speaks for Pillow's fixed one; damaged EXIF blocks are no reason to complain.
+            warnings.simplefilter("ignore")
+            with Image.open(
+                io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS
+            ) as image:
+                if image.width * image.height > max_pixels:
+                    raise DataError(
+                        f"picture of {image.width} x {image.height} pixels is over the limit of {max_pixels} "
+                        "(data.max_image_pixels)"
+                    )
+                image.load()
+                return to_rgb(image)
+    except DataError:
+        raise
+    except UnidentifiedImageError:
+        raise DataError("not a picture in a known format") from None
+    except Image.DecompressionBombError:
+        raise DataError("picture is a decompression bomb") from None
+    except Exception as error:  # Pillow's plugins raise whatever a damaged file makes them stumble over
+        raise DataError(f"undecodable picture: {type(error).__name__}: {error}") from None
+
+
+@dataclass(frozen=True)
+class ImagePreprocess:
+    """How a picture becomes the input of an image tower; saved with the model.
+
+    Attributes:
+        image_size: side of the square input, in pixels.
+        mean, std: per-channel normalisation, of values in [0, 1].
+        resize: "shortest" scales the short side and crops the centre; "squash" scales both sides.
+        interpolation: of the resize.
+    """
+
+    image_size: int
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    resize: Literal["shortest", "squash"] = "shortest"
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ImagePreprocess:
+        """The inverse of `to_dict`, from JSON."""
+        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """One picture resized and cropped: (3, image_size, image_size) uint8."""
+        size, resampling = self.image_size, _RESAMPLING[self.interpolation]
+        image = to_rgb(image)
+        if self.resize == "squash":
+            return to_tensor(image.resize((size, size), resampling))
+        scale = size / min(image.size)
+        # int(), not round(): the long side is cut off as in torchvision, so that exports agree pixel by pixel.
+        width, height = (size if side == min(image.size) else int(side * scale) for side in image.size)
+        left, top = round((width - size) / 2), round((height - size) / 2)
+        if (width, height) != image.size:
+            image = image.resize((width, height), resampling)
+        return to_tensor(image.crop((left, top, left + size, top + size)))
+
+    def batch(self, images: Sequence[Image.Image]) -> Tensor:
+        """(n, 3, image_size, image_size) uint8."""
+        return torch.stack([self.pixels(image) for image in images])
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """(b, 3, h, w) uint8 in [0, 255] to float32 with the tower's mean and standard deviation."""
+        mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1) * 255
+        std = torch.tensor(self.std, device=pixels.device).view(3, 1, 1) * 255
+        return (pixels.float() - mean) / std
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """An RGB picture as (3, h, w) uint8, without scaling."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

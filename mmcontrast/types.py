@@ -1,0 +1,102 @@
+"""The few objects that travel between the rooms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+
+import torch
+from torch import Tensor
+
+NO_KEY = 0
+"""Value of a caption or group key that stands for "none": it never equals another row's key."""
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be used, and why; one line of `bad_rows.jsonl`."""
+
+    source: str
+    row: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids of b captions, padded to the longest one of them.
+
+    Attributes:
+        input_ids: (b, t) int64.
+        attention_mask: (b, t) int64, 1 on real tokens (begin and end marks included).
+        truncated: how many of the b captions were cut to the context length.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    truncated: int = 0
+
+
+@dataclass
+class PairBatch:
+    """b image-caption pairs, ready for the model.
+
+    Attributes:
+        image: (b, 3, h, w) uint8; the model normalises it (a quarter of the bytes to move).
+        input_ids: (b, t) int64.
+        attention_mask: (b, t) int64.
+        index: (b,) int64, position of the row in its source: equal index = same image.
+        caption_key: (b,) int64, hash of the normalised caption that was drawn.
+        caption_keys: (b, c) int64, hashes of all captions of the row, filled up with NO_KEY.
+        group_key: (b,) int64, hash of the group id, or NO_KEY.
+        label: (b,) int64 class label, or -1.
+        bad_rows: rows that could not be decoded and were replaced in this batch.
+        truncated: captions that were cut to the context length in this batch.
+    """
+
+    image: Tensor
+    input_ids: Tensor
+    attention_mask: Tensor
+    index: Tensor
+    caption_key: Tensor
+    caption_keys: Tensor
+    group_key: Tensor
+    label: Tensor
+    bad_rows: list[BadRow] = field(default_factory=list)
+    truncated: int = 0
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def to(self, device: torch.device | str) -> PairBatch:
+        """The same batch with its tensors on `device` (asynchronously from pinned memory)."""
+        moved = {
+            f.name: value.to(device, non_blocking=True)
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **moved)
+
+    def pin_memory(self) -> PairBatch:
+        """The same batch in page-locked memory; the name is the one that torch's DataLoader looks for."""
+        pinned = {
+            f.name: value.pin_memory()
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **pinned)
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the dual encoder says of a batch.
+
+    Attributes:
+        image: (b, embed_dim) L2-normalised.
+        text: (b, embed_dim) L2-normalised.
+        logit_scale: scalar, already exponentiated.
+        logit_bias: scalar, or None.
+    """
+
+    image: Tensor
+    text: Tensor
+    logit_scale: Tensor
+    logit_bias: Tensor | None = None
