@@ -1,0 +1,134 @@
+"""What a run writes down while it trains: metrics.jsonl, bad_rows.jsonl, trackers and the terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import TimeRemainingColumn as Eta
+
+from mmcontrast import distributed
+from mmcontrast.errors import DataError
+from mmcontrast.types import BadRow
+
+_MIN_ROWS_FOR_LIMIT = 100
+
+
+class MetricsLog:
+    """Appends one JSON object a line, only on the first rank; also feeds Accelerate's trackers."""
+
+    def __init__(self, path: Path, accelerator: Accelerator) -> None:
+        self.path = path
+        self.accelerator = accelerator
+
+    def rewind(self, step: int) -> None:
+        """Drop lines after `step`: a resumed run writes them again."""
+        if distributed.rank() == 0 and self.path.exists():
+            lines = self.path.read_text().splitlines(keepends=True)
+            # A line without its newline was cut off by a crash.
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["global_step"] <= step]
+            self.path.write_text("".join(kept))
+
+    def write(self, values: dict[str, Any]) -> None:
+        """One line; NaN and infinity become null, since JSON knows neither."""
+        step = values["global_step"]
+        self.accelerator.log({k: v for k, v in values.items() if isinstance(v, int | float)}, step=step)
+        if distributed.rank() == 0:
+            clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+            with self.path.open("a") as file:
+                file.write(json.dumps(clean) + "\n")
+
+
+class BadRowLog:
+    """Lists each bad row once and stops the run when there are too many.
+
+    Args:
+        path: of `bad_rows.jsonl`.
+        max_share: of the rows seen so far.
+        num_rows: of the training data, or None for a stream.
+    """
+
+    def __init__(self, path: Path, max_share: float, num_rows: int | None) -> None:
+        self.path = path
+        self.max_share = max_share
+        self.num_rows = num_rows
+        self.known: set[tuple[str, int]] = set()
+        if path.exists():
+            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            self.known = {(row["source"], row["row"]) for row in rows}
+
+    def add(self, rows: Iterable[BadRow], samples_seen: int) -> None:
+        """Note the bad rows of all ranks; every rank calls this.
+
+        Raises:
+            DataError: their share is over the limit.
+        """
+        fresh = {(row.source, row.row): row for row in distributed.gather_lists(list(rows))}
+        fresh = {key: row for key, row in fresh.items() if key not in self.known}
+        self.known.update(fresh)
+        if fresh and distributed.rank() == 0:
+            with self.path.open("a") as file:
+                file.writelines(json.dumps(asdict(row)) + "\n" for row in fresh.values())
+        seen = max(samples_seen if self.num_rows is None else min(samples_seen, self.num_rows), 1)
+        if seen >= _MIN_ROWS_FOR_LIMIT and len(self.known) / seen > self.max_share:
+            raise DataError(
+                f"{len(self.known)} of the {seen} rows seen so far are bad, over the limit of {self.max_share:.0%}: "
+                f"see {self.path}, mend the data or raise data.max_bad_row_share"
+            )
+
+
+class ProgressDisplay:
+    """A bar with loss, pairs/s and ETA on a terminal; plain lines elsewhere. Only the first rank shows it."""
+
+    def __init__(self, total_steps: int, console: Console) -> None:
+        self.console = console
+        self.visible = distributed.rank() == 0
+        self.live = self.visible and console.is_terminal
+        self.bar = Progress(
+            TextColumn("[bold]train"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            Eta(),
+            console=console,
+            disable=not self.live,
+        )
+        self.total_steps = total_steps
+        self.task: TaskID = self.bar.add_task("train", total=total_steps, status="")
+
+    def __enter__(self) -> ProgressDisplay:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def step(self, global_step: int) -> None:
+        """Move the bar."""
+        self.bar.update(self.task, completed=global_step)
+
+    def values(self, values: dict[str, Any]) -> None:
+        """Show a logged step."""
+        rate = values["pairs_per_second"]
+        status = f"loss {values['loss']:.3f}  {rate:,.0f} pairs/s"
+        self.bar.update(self.task, status=status)
+        if self.visible and not self.live:
+            left = (self.total_steps - values["global_step"]) * values["seconds_per_step"]
+            self.console.print(
+                f"step {values['global_step']}/{self.total_steps}  {status}  eta {left / 60:.1f} min", highlight=False
+            )
+
+    def evaluation(self, step: int, metrics: dict[str, float | None], best: bool) -> None:
+        """One line an evaluation."""
+        if self.visible:
+            shown = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items() if value is not None)
+            self.console.print(f"[cyan]step {step} validation[/]{' (best)' if best else ''}  {shown}", highlight=False)

@@ -1,0 +1,111 @@
+"""Two real processes give the loss and the gradients of one."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from mmcontrast import distributed
+from mmcontrast.training.objective import ContrastiveObjective
+from mmcontrast.types import NO_KEY, Features, PairBatch
+
+CASES = [
+    ("info_nce", "none", "mask"),
+    ("info_nce", "duplicates", "mask"),
+    ("info_nce", "duplicates", "positives"),
+    ("sigmoid", "duplicates", "mask"),
+    ("sigmoid", "duplicates", "positives"),
+]
+
+
+class TinyEncoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.image = nn.Linear(6, 4)
+        self.text = nn.Linear(5, 4)
+        self.logit_scale = nn.Parameter(torch.tensor([1.0]))
+        self.logit_bias = nn.Parameter(torch.tensor([-1.0]))
+
+    def forward(self, image: torch.Tensor, text: torch.Tensor) -> Features:
+        return Features(
+            F.normalize(self.image(image), dim=1),
+            F.normalize(self.text(text), dim=1),
+            self.logit_scale.exp().squeeze(),
+            self.logit_bias.squeeze(),
+        )
+
+
+def batch_of(rows: slice) -> tuple[torch.Tensor, torch.Tensor, PairBatch]:
+    generator = torch.Generator().manual_seed(0)
+    image, text = torch.randn(8, 6, generator=generator), torch.randn(8, 5, generator=generator)
+    caption_key = torch.tensor([1, 2, 3, 1, 5, 6, 2, 8])  # duplicates across the ranks' border
+    # ranks with different numbers of caption columns
+    caption_keys = torch.stack([caption_key, torch.tensor([NO_KEY] * 4 + [1, NO_KEY, NO_KEY, NO_KEY])], dim=1)
+    if rows.stop == 4:
+        caption_keys = caption_keys[:, :1]
+    group = torch.tensor([NO_KEY, 9, NO_KEY, NO_KEY, NO_KEY, 9, NO_KEY, NO_KEY])
+    empty = torch.zeros(8, dtype=torch.long)
+    batch = PairBatch(
+        empty[rows],
+        empty[rows],
+        empty[rows],
+        torch.arange(8)[rows],
+        caption_key[rows],
+        caption_keys[rows],
+        group[rows],
+        empty[rows],
+    )
+    return image[rows], text[rows], batch
+
+
+def loss_and_gradients(case: tuple[str, str, str], model: nn.Module, rows: slice) -> tuple[float, list[torch.Tensor]]:
+    image, text, batch = batch_of(rows)
+    objective = ContrastiveObjective(*case)  # type: ignore[arg-type]
+    loss = objective(model(image, text), batch).loss
+    loss.backward()
+    mean = distributed.all_gather(loss.detach()[None]).mean().item()
+    return mean, [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+
+def build() -> TinyEncoder:
+    torch.manual_seed(3)
+    return TinyEncoder()
+
+
+def worker(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    assert distributed.world_size() == 2
+    results = []
+    for case in CASES:
+        model = DistributedDataParallel(build(), find_unused_parameters=True)
+        results.append(loss_and_gradients(case, model, slice(rank * 4, rank * 4 + 4)))
+    assert distributed.gather_lists([rank]) == [0, 1]
+    assert distributed.any_rank(rank == 1, torch.device("cpu"))
+    if rank == 0:
+        torch.save(results, f"{folder}/results.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    mp.spawn(worker, args=(str(tmp_path),), nprocs=2)
+    for case, (loss, gradients) in zip(CASES, torch.load(tmp_path / "results.pt"), strict=True):
+        expected_loss, expected = loss_and_gradients(case, build(), slice(0, 8))
+        assert loss == pytest.approx(expected_loss, rel=1e-6), case
+        for actual, gradient in itertools.zip_longest(gradients, expected):
+            torch.testing.assert_close(actual, gradient, rtol=1e-5, atol=1e-7)
+
+
+def test_one_process_gathers_itself() -> None:
+    x = torch.randn(3, 2, requires_grad=True)
+    assert distributed.all_gather_with_grad(x) is x
+    assert distributed.all_gather_padded(x, 0) is x
+    assert distributed.gather_lists(["a"]) == ["a"]
+    assert not distributed.any_rank(False, torch.device("cpu"))

@@ -1,0 +1,30 @@
+"""Means since the last logged step, also when a run stops in the middle of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mmcontrast.training.window import StepWindow
+
+
+def test_means_survive_a_checkpoint() -> None:
+    window = StepWindow()
+    window.add({"loss": torch.tensor(1.0)})
+    window.add({"loss": torch.tensor(2.0)})
+    resumed = StepWindow()
+    resumed.load_state_dict(window.state_dict(), torch.device("cpu"))
+    resumed.add({"loss": torch.tensor(6.0)})
+    means, seconds = resumed.flush()
+    assert means == {"loss": 3.0}
+    assert seconds >= 0
+
+
+def test_evaluation_is_no_training_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 10.0, 10.0])
+    monkeypatch.setattr("mmcontrast.training.window.time.perf_counter", lambda: next(clock))
+    window = StepWindow()
+    window.add({"loss": torch.tensor(1.0)})
+    window.add({"loss": torch.tensor(1.0)})
+    window.exclude(4.0)
+    assert window.flush()[1] == 3.0
