@@ -1,0 +1,170 @@
+"""Pictures and captions of a data set to features, in order and in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mmcontrast.data.loader import image_loader
+from mmcontrast.data.rows import PairSource
+from mmcontrast.errors import DataError
+from mmcontrast.preprocess import MAX_IMAGE_PIXELS, ImagePreprocess
+from mmcontrast.types import BadRow
+
+Advance = Callable[[int], object]
+"""Told how many more pictures or captions are done; a progress bar's `advance`."""
+
+
+class Encoder(Protocol):
+    """What is needed of a `DualEncoder`."""
+
+    preprocess: ImagePreprocess
+
+    def encode_image(self, images: Tensor, /) -> Tensor:
+        """(b, 3, h, w) uint8 to (b, d)."""
+        ...
+
+    def encode_text(self, texts: list[str], /) -> Tensor:
+        """b strings to (b, d)."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """As of nn.Module."""
+        ...
+
+    def modules(self) -> Iterator[nn.Module]:
+        """As of nn.Module."""
+        ...
+
+
+class EmbeddedImages(NamedTuple):
+    """Features of the pictures that could be decoded.
+
+    Attributes:
+        features: (n, d) float32 on the CPU, in the order of the source.
+        positions: (n,) int64, position of each in the source.
+        bad_rows: those that could not be decoded.
+    """
+
+    features: Tensor
+    positions: Tensor
+    bad_rows: list[BadRow]
+
+
+def embed_images(
+    encoder: Encoder,
+    source: PairSource,
+    *,
+    batch_size: int = 256,
+    workers: int = 0,
+    max_image_pixels: int = MAX_IMAGE_PIXELS,
+    progress: Advance | None = None,
+) -> EmbeddedImages:
+    """Embed the pictures of a source, on the encoder's device (inside the caller's autocast, if any).
+
+    Args:
+        encoder: put into eval mode, and back into the modes it had.
+        source: undecodable pictures are left out and reported.
+        batch_size: pictures at a time.
+        workers: processes that decode.
+        max_image_pixels: larger pictures count as undecodable.
+        progress: called with the number of pictures done after each batch.
+
+    Raises:
+        DataError: not one picture could be decoded.
+    """
+    features, positions = torch.empty(0, 0), torch.empty(len(source), dtype=torch.int64)
+    bad_rows: list[BadRow] = []
+    done = 0
+    with evaluating(encoder):
+        for batch in image_batches(encoder, source, batch_size, workers, max_image_pixels, progress):
+            bad_rows += batch.bad_rows
+            if not len(batch.features):  # of unknown width, when not one of them could be decoded
+                continue
+            if not done:
+                features = torch.empty(len(source), batch.features.shape[1])
+            stop = done + len(batch.features)
+            features[done:stop], positions[done:stop] = batch.features, batch.positions
+            done = stop
+    check_any(done, source, bad_rows)
+    return EmbeddedImages(features[:done], positions[:done], bad_rows)
+
+
+def embed_texts(
+    encoder: Encoder, captions: Sequence[str], *, batch_size: int = 256, progress: Advance | None = None
+) -> Tensor:
+    """Embed captions, the same ones only once, so that equal captions get equal features to the last bit.
+
+    Args:
+        encoder: put into eval mode, and back into the modes it had.
+        captions: m strings, in any order: they are sorted by length inside, for less padding.
+        batch_size: different captions at a time.
+        progress: called with the number of captions done after each batch.
+
+    Returns:
+        (m, d) float32 on the CPU, in the order of `captions`.
+    """
+    if not captions:
+        raise DataError("no captions to embed")
+    distinct = sorted(set(captions), key=lambda caption: (-len(caption), caption))  # the longest first: it may not fit
+    place = {caption: i for i, caption in enumerate(distinct)}
+    rows = torch.tensor([place[caption] for caption in captions])
+    repeats = rows.bincount()
+    features = torch.empty(0, 0)
+    with evaluating(encoder):
+        for start in range(0, len(distinct), batch_size):
+            part = slice(start, start + batch_size)
+            with torch.inference_mode():
+                batch = encoder.encode_text(distinct[part])
+            if not start:
+                features = torch.empty(len(distinct), batch.shape[1])
+            features[part] = batch.float().cpu()
+            if progress:
+                progress(int(repeats[part].sum()))
+    return features[rows]
+
+
+def image_batches(
+    encoder: Encoder,
+    source: PairSource,
+    batch_size: int,
+    workers: int,
+    max_image_pixels: int,
+    progress: Advance | None,
+) -> Iterator[EmbeddedImages]:
+    """The batches of `embed_images`, one by one; the caller sees to the encoder's mode (`evaluating`)."""
+    device = next(encoder.parameters()).device
+    loader = image_loader(source, encoder.preprocess, batch_size, workers, max_image_pixels=max_image_pixels)
+    for pixels, positions, bad_rows in loader:
+        if len(pixels):
+            with torch.inference_mode():  # not around the yield: it would leak into the caller
+                features = encoder.encode_image(pixels.to(device, non_blocking=True))
+            yield EmbeddedImages(features.float().cpu(), positions, bad_rows)
+        else:
+            yield EmbeddedImages(torch.empty(0, 0), torch.empty(0, dtype=torch.int64), bad_rows)
+        if progress:
+            progress(len(pixels) + len(bad_rows))
+
+
+@contextmanager
+def evaluating(encoder: Encoder) -> Iterator[None]:
+    """Eval mode, and afterwards each module's own mode again: a locked tower stays in eval mode while training."""
+    modes = [(module, module.training) for module in encoder.modules()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def check_any(num_images: int, source: PairSource, bad_rows: list[BadRow]) -> None:
+    """Raise DataError when no picture of the source could be decoded."""
+    if not num_images:
+        why = f"; row {bad_rows[0].row}: {bad_rows[0].reason}" if bad_rows else ""
+        raise DataError(f"{source.name}: none of its {len(source)} pictures could be decoded{why}")

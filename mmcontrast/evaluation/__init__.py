@@ -1,0 +1,1 @@
+"""What a model knows: retrieval and zero-shot classification."""
