@@ -1,0 +1,60 @@
+"""Image-text contrastive training on your own pairs, that knows its negatives.
+
+The names below are the public face; they load on first use, so that `import mmcontrast` stays quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .build import embed as embed
+    from .build import evaluate as evaluate
+    from .build import train as train
+    from .config import load_config as load_config
+    from .data import open_source as open_source
+    from .losses import symmetric_info_nce as symmetric_info_nce
+    from .models import DualEncoder as DualEncoder
+
+    __version__: str
+
+_ROOMS = {
+    "DualEncoder": "models",
+    "embed": "build",
+    "evaluate": "build",
+    "load_config": "config",
+    "open_source": "data",
+    "symmetric_info_nce": "losses",
+    "train": "build",
+}
+
+__all__ = [
+    "DualEncoder",
+    "__version__",
+    "embed",
+    "evaluate",
+    "load_config",
+    "open_source",
+    "symmetric_info_nce",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("mmcontrast")
+        except PackageNotFoundError:  # run from a checkout that is not installed
+            return "0+unknown"
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_ROOMS[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

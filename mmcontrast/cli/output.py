@@ -1,0 +1,77 @@
+"""What commands show: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from mmcontrast.build import Results
+
+Scores = Mapping[str, Mapping[str, float | None]]
+
+
+def as_json_text(values: Any) -> str:
+    """JSON with a final newline; NaN is refused, since other readers do not know it."""
+    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_json(values: Any, path: Path) -> None:
+    """Write JSON, and the folders above the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(as_json_text(values), encoding="utf-8")
+
+
+def show_run(run: Results) -> None:
+    """The final scores and where everything lies, once however many processes ran; the JSON is results.json."""
+    if os.environ.get("RANK", "0") != "0":
+        return
+    _table(run.results)
+    typer.echo(f"results: {run.run_dir}/results.json  model: {run.run_dir}/model  report: {run.run_dir}/report.html")
+
+
+def show_scores(results: Scores, output: Path | None) -> None:
+    """A table for people and JSON for programs: in the file, or alone on stdout."""
+    _table(results, stderr=output is None)
+    if output is None:
+        typer.echo(as_json_text(results), nl=False)
+    else:
+        write_json(results, output)
+        typer.echo(f"results: {output}")
+
+
+def show_summary(summary: Mapping[str, Any], folder: Path) -> None:
+    """What was made, and where."""
+    typer.echo("  ".join(f"{key} {value}" for key, value in summary.items()))
+    typer.echo(f"written to {folder}")
+
+
+@contextmanager
+def progress(name: str) -> Iterator[Callable[[int], None]]:
+    """A count on stderr while something runs, only on a terminal; yields the function that adds to it."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description} {task.completed:.0f}"), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda count: bar.advance(task, count)
+
+
+def _table(results: Scores, *, stderr: bool = False) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("task", "metric", "value")
+    for task, metrics in results.items():
+        for metric, value in metrics.items():
+            table.add_row(task, metric, "-" if value is None else f"{value:.4g}")
+        table.add_section()
+    Console(stderr=stderr).print(table)

@@ -1,0 +1,226 @@
+"""Commands against a stand-in for `build`: arguments in, tables and JSON out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+import mmcontrast
+from mmcontrast.cli import app
+from mmcontrast.config import Config, load_config
+
+SCORES = {"retrieval": {"mean_recall": 0.25, "map@r": None}}
+CONFIG = "data:\n  train: {path: x.csv}\ntraining: {epochs: 3}\n"
+
+
+class Build(ModuleType):
+    """Notes every call instead of doing it."""
+
+    def __init__(self) -> None:
+        super().__init__("mmcontrast.build")
+        self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+        self.error: BaseException | None = None
+
+    def note(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if progress := kwargs.pop("progress", None):
+            progress(3)
+        self.calls.append((name, args, kwargs))
+        if self.error:
+            raise self.error
+
+    def train(self, *args: Any, **kwargs: Any) -> SimpleNamespace:
+        self.note("train", args, kwargs)
+        return SimpleNamespace(run_dir=Path(args[0].output), results=SCORES)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, dict[str, float | None]]:
+        self.note("evaluate", args, kwargs)
+        return {kwargs["task"]: {"value": float(len(self.calls))}}
+
+    def embed(self, *args: Any, **kwargs: Any) -> dict[str, int]:
+        self.note("embed", args, kwargs)
+        return {"images": 3, "captions": 6}
+
+    def train_tokenizer(self, *args: Any, **kwargs: Any) -> dict[str, int]:
+        self.note("train_tokenizer", args, kwargs)
+        return {"vocab_size": 100}
+
+    def quickstart_config(self) -> Config:
+        return load_config({"output": "runs/quickstart", "data": {"train": {"path": "synthetic://scenes"}}})
+
+    def holds_quickstart(self, folder: str) -> bool:
+        return folder == "again"
+
+
+@pytest.fixture
+def build(monkeypatch: pytest.MonkeyPatch) -> Build:
+    stand_in = Build()
+    monkeypatch.setitem(sys.modules, "mmcontrast.build", stand_in)
+    monkeypatch.setattr(mmcontrast, "build", stand_in, raising=False)
+    return stand_in
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.yaml").write_text(CONFIG)
+
+    def run(*words: str, code: int = 0) -> Result:
+        result = CliRunner().invoke(app, list(words))
+        assert result.exit_code == code, result.output
+        return result
+
+    return run
+
+
+def test_train(build: Build, run: Callable[..., Result]) -> None:
+    result = run("train", "my.yaml", "--set", "training.epochs=1", "--set", "training.seed=4", "--resume")
+    ((name, (config,), options),) = build.calls
+    assert (name, options) == ("train", {"resume": True})
+    assert (config.training.epochs, config.training.seed, config.output) == (1, 4, "runs/my")
+    assert "mean_recall" in result.stdout
+    assert "0.25" in result.stdout
+    assert "results: runs/my/results.json" in result.stdout
+
+
+def test_output_wins_over_the_config_whatever_its_name(build: Build, run: Callable[..., Result]) -> None:
+    run("train", "my.yaml", "--output", "runs/a: b #1")
+    assert build.calls[0][1][0].output == "runs/a: b #1"
+    run("quickstart", "--output", "123", "--set", "training.loss=sigmoid")
+    _, (config,), options = build.calls[1]
+    assert options == {"overwrite": False}
+    assert (config.output, config.model.logit_bias, config.data.train.path) == ("123", -10.0, "synthetic://scenes")
+
+
+def test_only_the_first_of_several_processes_speaks(
+    build: Build, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert run("train", "my.yaml").stdout == ""
+
+
+def test_quickstart_may_replace_an_earlier_one(build: Build, run: Callable[..., Result]) -> None:
+    run("quickstart", "--output", "again")
+    assert build.calls[0][2] == {"overwrite": True}
+
+
+def test_evaluate_writes_json_or_prints_it(build: Build, run: Callable[..., Result], tmp_path: Path) -> None:
+    words = ["evaluate", "m", "--data", "val.csv", "--task", "zero_shot", "--label-column", "name", "--templates", "t"]
+    result = run(*words, "--output", "deep/out.json")
+    ((_, (model,), options),) = build.calls
+    assert model == "m"
+    assert options == {
+        "data": "val.csv",
+        "task": "zero_shot",
+        "split": None,
+        "image_column": None,
+        "caption_columns": None,
+        "label_column": "name",
+        "group_column": None,
+        "templates": "t",
+        "classnames": None,
+        "positives": "id",
+        "batch_size": 256,
+    }
+    assert json.loads((tmp_path / "deep/out.json").read_text()) == {"zero_shot": {"value": 1.0}}
+    assert "results: deep/out.json" in result.stdout
+    assert json.loads(run(*words).stdout) == {"zero_shot": {"value": 2.0}}
+
+
+def test_evaluate_passes_repeated_caption_columns(build: Build, run: Callable[..., Result]) -> None:
+    run("evaluate", "m", "--data", "d", "--caption-column", "en", "--caption-column", "de", "--positives", "group")
+    options = build.calls[0][2]
+    assert (options["caption_columns"], options["positives"], options["task"]) == (["en", "de"], "group", "retrieval")
+
+
+def test_suite_runs_every_task(build: Build, run: Callable[..., Result], tmp_path: Path) -> None:
+    tasks = [
+        {"name": "plain", "task": "retrieval", "data": "a.csv", "positives": "label"},
+        {"name": "classes", "task": "zero_shot", "data": "b.csv", "templates": ["a {}"], "label_column": "l"},
+    ]
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump({"tasks": tasks}))
+    run("evaluate", "m", "--suite", "suite.yaml", "--output", "out.json")
+    assert json.loads((tmp_path / "out.json").read_text()) == {"plain": {"value": 1.0}, "classes": {"value": 2.0}}
+    assert [call[2]["data"] for call in build.calls] == ["a.csv", "b.csv"]
+    assert build.calls[0][2]["positives"] == "label"
+    assert build.calls[1][2]["templates"] == ["a {}"]
+    assert set(build.calls[0][2]) == set(build.calls[1][2])
+
+
+def test_embed_and_tokenizer(build: Build, run: Callable[..., Result], tmp_path: Path) -> None:
+    result = run("embed", "m", "photos", "--output", "features", "--batch-size", "8")
+    assert result.stdout == "images 3  captions 6\nwritten to features\n"
+    run("tokenizer", "train", "d.csv", "--vocab-size", "100", "--output", "tok", "--caption-column", "c")
+    (_, embed_args, embed_options), (_, tokenizer_args, tokenizer_options) = build.calls
+    assert embed_args == ("m", "photos", Path("features"))
+    assert embed_options == {"split": None, "batch_size": 8, "image_column": None, "caption_columns": None}
+    assert tokenizer_args == ("d.csv", Path("tok"), 100)
+    assert tokenizer_options == {"split": None, "caption_columns": ["c"]}
+    assert json.loads((tmp_path / "tok/summary.json").read_text()) == {"vocab_size": 100}
+
+
+def test_config_check_prints_the_resolved_config(run: Callable[..., Result], tmp_path: Path) -> None:
+    expected = load_config("my.yaml", ["training.epochs=2"])
+    assert (
+        load_config(yaml.safe_load(run("config", "check", "my.yaml", "--set", "training.epochs=2").stdout)) == expected
+    )
+    printed = run("config", "check", "my.yaml", "--set", "training.epochs=2", "--json", "--output", "c.json").stdout
+    assert load_config(json.loads(printed)) == expected
+    assert json.loads((tmp_path / "c.json").read_text()) == json.loads(printed)
+
+
+def test_config_schema(run: Callable[..., Result], tmp_path: Path) -> None:
+    schema = json.loads(run("config", "schema").stdout)
+    assert schema["required"] == ["data"]
+    run("config", "schema", "--output", "schema.json")
+    assert json.loads((tmp_path / "schema.json").read_text()) == schema
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["quickstart"],
+        ["train"],
+        ["evaluate"],
+        ["embed"],
+        ["tokenizer", "train"],
+        ["config", "check"],
+        ["config", "schema"],
+    ],
+)
+def test_every_command_has_an_example(run: Callable[..., Result], words: list[str]) -> None:
+    assert f"Example: mmcontrast {' '.join(words)}" in run(*words, "--help").stdout
+
+
+def test_start_is_quick_and_without_torch() -> None:
+    code = (
+        "import sys, time, mmcontrast\n"
+        "from mmcontrast.cli import app\n"
+        "for words in (['--version'], ['--help'], ['train', '--help'], ['config', 'schema']):\n"
+        "    app(words, standalone_mode=False)\n"
+        "heavy = {'torch', 'numpy', 'transformers', 'open_clip', 'datasets', 'matplotlib'} & sys.modules.keys()\n"
+        "print('HEAVY', sorted(heavy), 'SECONDS', time.process_time())\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    heavy, seconds = result.stdout.splitlines()[-1].removeprefix("HEAVY ").split(" SECONDS ")
+    assert heavy == "[]"
+    assert float(seconds) < 1.5  # four commands, in processor time: a busy machine does not count
+    assert result.stdout.startswith("mmcontrast ")
+
+
+def test_bare_command_shows_help(run: Callable[..., Result]) -> None:
+    assert "quickstart" in run(code=2).stdout
+
+
+def test_module_form() -> None:
+    command = [sys.executable, "-m", "mmcontrast", "--version"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert result.stdout == f"mmcontrast {mmcontrast.__version__}\n"
