@@ -19,6 +19,7 @@ from mmcontrast.errors import DataError
 from mmcontrast.types import BadRow
 
 _MIN_ROWS_FOR_LIMIT = 100
+_SHOWN = ("image_recall@1", "image_recall@10", "text_recall@1", "text_recall@10", "map@r", "acc1")
 
 
 class MetricsLog:
@@ -119,16 +120,22 @@ class ProgressDisplay:
     def values(self, values: dict[str, Any]) -> None:
         """Show a logged step."""
         rate = values["pairs_per_second"]
-        status = f"loss {values['loss']:.3f}  {rate:,.0f} pairs/s"
+        cut = values["truncated_share"]
+        status = f"loss {values['loss']:.3f}  {rate:,.0f} pairs/s" + (f"  {cut:.1%} captions cut" if cut else "")
         self.bar.update(self.task, status=status)
         if self.visible and not self.live:
             left = (self.total_steps - values["global_step"]) * values["seconds_per_step"]
             self.console.print(
-                f"step {values['global_step']}/{self.total_steps}  {status}  eta {left / 60:.1f} min", highlight=False
+                f"step {values['global_step']}/{self.total_steps}  {status}  eta {left / 60:.1f} min",
+                highlight=False,
+                soft_wrap=True,
             )
 
-    def evaluation(self, step: int, metrics: dict[str, float | None], best: bool) -> None:
-        """One line an evaluation."""
+    def evaluation(self, step: int, metrics: dict[str, float | None], watched: str, best: bool) -> None:
+        """One line an evaluation: the watched metric first, then what people look at."""
         if self.visible:
-            shown = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items() if value is not None)
-            self.console.print(f"[cyan]step {step} validation[/]{' (best)' if best else ''}  {shown}", highlight=False)
+            names = [watched, *(name for name in metrics if name.endswith(_SHOWN) and name != watched)]
+            values = ((name.partition(".")[2], metrics[name]) for name in names)
+            shown = "  ".join(f"{name} {value:.3f}" for name, value in values if value is not None)
+            mark = " [green](best)[/]" if best else ""
+            self.console.print(f"[cyan]validation at step {step}[/]{mark}  {shown}", highlight=False, soft_wrap=True)

@@ -249,9 +249,10 @@ class Trainer:
             self.progress.best_metric, self.progress.best_step = metric, self.progress.global_step
             self.save_best(self.bare_model)
         self.progress.evaluations_without_gain = 0 if better else self.progress.evaluations_without_gain + 1
-        step = self.progress.global_step
-        self.metrics.write({"global_step": step, "epoch": self.progress.epoch, "split": "validation", **values})
-        self.display.evaluation(step, values, better)
+        line = {"global_step": self.progress.global_step, "epoch": self.progress.epoch, "split": "validation"}
+        # TASK.METRIC is how configs name a metric; lines of the log carry the metric's own name.
+        self.metrics.write(line | {name.partition(".")[2]: value for name, value in values.items()})
+        self.display.evaluation(self.progress.global_step, values, self.best_metric, better)
         self._window.exclude(time.perf_counter() - start)
 
     def save_checkpoint(self) -> None:

@@ -149,7 +149,7 @@ def test_best_model_is_kept_and_patience_ends_the_run(tmp_path: Path) -> None:
     progress = trainer.fit()
     assert (progress.global_step, progress.best_step, progress.best_metric) == (16, 8, 0.5)
     evaluations = [line for line in lines(tmp_path) if line.get("split") == "validation"]
-    assert [line["retrieval.mean_recall"] for line in evaluations] == [0.1, 0.5, 0.4, 0.3]
+    assert [line["mean_recall"] for line in evaluations] == [0.1, 0.5, 0.4, 0.3]
     checkpoint, _ = trainer.checkpointer.load(tmp_path / "checkpoints" / "step-00000008")
     best = torch.load(tmp_path / "best.pt")
     assert all(torch.equal(best[name], checkpoint["model"][name]) for name in best)

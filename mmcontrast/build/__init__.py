@@ -1,0 +1,6 @@
+"""The composition root: the only room that knows both the config and the objects."""
+
+from .jobs import embed, evaluate, holds_quickstart, quickstart_config, train_tokenizer
+from .run import Results, train
+
+__all__ = ["Results", "embed", "evaluate", "holds_quickstart", "quickstart_config", "train", "train_tokenizer"]

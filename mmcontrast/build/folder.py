@@ -1,0 +1,92 @@
+"""The run folder: which names it has, and when it may be written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from mmcontrast.config import Config, dump_config, load_config
+from mmcontrast.errors import ConfigError, TrainingError
+
+# Fields that may change between a run and its continuation: they say how to watch and compute, not what to learn.
+_FREE = ("output", "evaluation", "data.workers", "training.log_every_steps", "training.checkpoint_every_steps")
+_FREE += ("training.keep_checkpoints", "training.trackers", "training.early_stopping_patience")
+
+
+class RunFolder:
+    """Names inside RUN/, the folder that scripts outside rely on."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.results = self.path / "results.json"
+        self.bad_rows = self.path / "bad_rows.jsonl"
+        self.report = self.path / "report.html"
+        self.model = self.path / "model"
+        self.tokenizer = self.path / "tokenizer"
+        self.checkpoints = self.path / "checkpoints"
+
+    def prepare(self, config: Config, *, resume: bool, overwrite: bool) -> None:
+        """Make the folder and save the resolved config in it.
+
+        Raises:
+            TrainingError: there is a run already and neither `resume` nor `overwrite` is set, nothing to resume,
+                or the folder cannot be written.
+            ConfigError: the config differs from that of the run to resume.
+        """
+        if resume:
+            self._check_same(config)
+        elif self.config.exists() and not overwrite:
+            raise TrainingError(f"{self.path} holds a run already: pass --resume to go on with it, or another --output")
+        elif self.config.exists():
+            for old in (self.model, self.tokenizer, self.checkpoints, self.path / "tensorboard"):
+                shutil.rmtree(old, ignore_errors=True)
+            for file in (self.metrics, self.results, self.bad_rows, self.report):
+                file.unlink(missing_ok=True)
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            write_text(self.config, dump_config(config))
+            self.bad_rows.touch()
+        except OSError as error:
+            raise TrainingError(f"output: cannot write to {self.path}: {error.strerror}") from error
+
+    def _check_same(self, config: Config) -> None:
+        if not self.config.exists():
+            raise TrainingError(f"--resume: {self.path} holds no run (no config.yaml); leave --resume out to start one")
+        before, now = _flat(load_config(self.config).model_dump()), _flat(config.model_dump())
+        changed = [key for key in now if before.get(key) != now[key] and not key.startswith(_FREE)]
+        if changed:
+            key = changed[0]
+            raise ConfigError(
+                f"--resume: {key} is {now[key]!r} but the run in {self.path} was started with {before.get(key)!r}: "
+                "undo the change, or start a new run with another --output"
+            )
+
+    def write_results(self, results: dict[str, Any]) -> None:
+        """results.json, whole or not at all."""
+        write_text(self.results, json.dumps(results, indent=2, allow_nan=False) + "\n")
+
+    def history(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl."""
+        return [json.loads(line) for line in self.metrics.read_text().splitlines()] if self.metrics.exists() else []
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file so that a reader sees the old or the new one, never half of it."""
+    aside = path.with_name(f".{path.name}.part")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and key != "kwargs":
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

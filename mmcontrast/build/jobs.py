@@ -1,0 +1,189 @@
+"""What is done with models and data outside a training run: evaluate, embed, train a tokenizer."""
+
+from __future__ import annotations
+
+import importlib.resources
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmcontrast.build.parts import all_captions, known_words
+from mmcontrast.build.reporting import remarks
+from mmcontrast.config import load_config
+from mmcontrast.data import PairSource, open_source
+from mmcontrast.embedding import Advance
+from mmcontrast.embedding_folder import embed_to_folder
+from mmcontrast.errors import MMContrastError, ModelError
+from mmcontrast.evaluation.tasks import run_tasks
+from mmcontrast.evaluation.zero_shot import load_classnames, load_templates
+from mmcontrast.models import DualEncoder, SentencePieceTokenizer, save_tokenizer, train_sentencepiece
+
+_NO_LIMIT = 1 << 20
+WORKERS = 2
+"""Processes that decode pictures; fewer where there are fewer processors."""
+
+
+def evaluate(
+    model: DualEncoder | str | Path,
+    data: PairSource | str | Path,
+    task: str | Sequence[str] = "retrieval",
+    *,
+    split: str | None = None,
+    image_column: str | None = None,
+    caption_columns: Sequence[str] | None = None,
+    label_column: str | None = None,
+    group_column: str | None = None,
+    templates: Sequence[str] | str | Path | None = None,
+    classnames: Mapping[str, str] | Sequence[str] | str | Path | None = None,
+    positives: str = "id",
+    batch_size: int = 256,
+    ks: Sequence[int] = (1, 5, 10),
+    progress: Advance | None = None,
+    say: Callable[[str], object] | None = None,
+) -> dict[str, dict[str, float | None]]:
+    """Run one or several tasks on a data set.
+
+    Args:
+        model: a model, its folder, or its Hub name.
+        data: anything that `open_source` opens, or an open source.
+        task: "retrieval", "zero_shot", or a list of them.
+        split, image_column, caption_columns, label_column, group_column: as for `open_source`.
+        templates: prompts with "{c}" for the class, or a file of them; None takes the model's own, and general ones
+            if it has none.
+        classnames: how class names are spelled in the prompts, or a file of that.
+        positives: "id", "caption", "group" or "label": who is a positive of whom in retrieval.
+        batch_size: pictures or captions at a time.
+        ks: of the recalls.
+        progress: told how many more pictures or captions are done.
+        say: told what the reader of the numbers should know: rule of positives, spelling of classes, left-out rows.
+
+    Returns:
+        {task: {metric: value}}; None where a metric is not defined.
+    """
+    # What is quick to check comes first: a misspelt file should not cost the loading of a model.
+    templates = load_templates(templates) if isinstance(templates, str | Path) else templates
+    classnames = load_classnames(classnames) if isinstance(classnames, str | Path) else classnames
+    source = data
+    if isinstance(source, str | Path):
+        source = open_source(
+            source,
+            split=split,
+            image_column=image_column,
+            caption_columns=caption_columns,
+            label_column=label_column,
+            group_column=group_column,
+        )
+    encoder = load_encoder(model)
+    evaluation = run_tasks(
+        encoder,
+        source,
+        [task] if isinstance(task, str) else task,
+        positives=positives,
+        ks=ks,
+        templates=encoder.templates if templates is None else templates,
+        classnames=classnames,
+        words=known_words(encoder),
+        batch_size=batch_size,
+        workers=WORKERS,
+        progress=progress,
+    )
+    if say is not None:
+        for line in remarks(evaluation):
+            say(line)
+    return evaluation.results
+
+
+def embed(
+    model: DualEncoder | str | Path,
+    data: PairSource | str | Path,
+    output: str | Path,
+    *,
+    split: str | None = None,
+    image_column: str | None = None,
+    caption_columns: Sequence[str] | None = None,
+    batch_size: int = 256,
+    progress: Advance | None = None,
+) -> dict[str, Any]:
+    """Write the features of all pictures and captions of a data set to a folder; see `embed_to_folder`.
+
+    Returns:
+        The summary: source, images, texts, embed_dim, bad_rows.
+    """
+    source = data
+    if isinstance(source, str | Path):
+        source = open_source(source, split=split, image_column=image_column, caption_columns=caption_columns)
+    encoder = load_encoder(model)
+    summary = embed_to_folder(encoder, source, output, batch_size=batch_size, workers=WORKERS, progress=progress)
+    return asdict(summary)
+
+
+def train_tokenizer(
+    data: PairSource | str | Path,
+    output: str | Path,
+    vocab_size: int = 4000,
+    *,
+    split: str | None = None,
+    caption_columns: Sequence[str] | None = None,
+    context_length: int = 32,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Train a SentencePiece tokenizer on the captions of a data set and save it.
+
+    Returns:
+        A summary: captions, vocab_size, mean and longest caption in tokens.
+
+    Raises:
+        ModelError: the folder holds something already.
+    """
+    folder = Path(output)
+    if folder.exists() and any(folder.iterdir()):
+        raise ModelError(f"{folder} is not empty: give another --output, or remove it")
+    source = open_source(data, split=split, caption_columns=caption_columns) if isinstance(data, str | Path) else data
+    vocabulary = train_sentencepiece(all_captions(source), vocab_size, seed=seed)
+    tokenizer = SentencePieceTokenizer(vocabulary, context_length)
+    save_tokenizer(tokenizer, folder)
+    lengths = caption_lengths(SentencePieceTokenizer(vocabulary, _NO_LIMIT), all_captions(source))
+    return {
+        "captions": len(lengths),
+        "vocab_size": tokenizer.vocab_size,
+        "mean_tokens": round(sum(lengths) / len(lengths), 2),
+        "longest_tokens": max(lengths),
+        "context_length": context_length,
+        "truncated": sum(length > context_length for length in lengths),
+    }
+
+
+def caption_lengths(tokenizer: SentencePieceTokenizer, captions: Iterable[str]) -> list[int]:
+    """Tokens of each caption, begin and end marks included."""
+    lengths: list[int] = []
+    captions = iter(captions)
+    while chunk := list(itertools.islice(captions, 1024)):
+        lengths += tokenizer(chunk).attention_mask.sum(dim=1).tolist()
+    return lengths
+
+
+def load_encoder(model: DualEncoder | str | Path) -> DualEncoder:
+    """A model from its folder or Hub name, on the GPU where there is one; a model passes as it is."""
+    if isinstance(model, DualEncoder):
+        return model
+    return DualEncoder.from_pretrained(model, device="cuda" if torch.cuda.is_available() else None)
+
+
+def quickstart_config() -> Path:
+    """configs/quickstart.yaml, in a checkout or in the installed package."""
+    checkout = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
+    if checkout.is_file():
+        return checkout
+    return Path(str(importlib.resources.files("mmcontrast") / "configs" / "quickstart.yaml"))
+
+
+def holds_quickstart(folder: str | Path) -> bool:
+    """Whether a folder holds nothing that is lost by a new quickstart: an earlier one."""
+    try:
+        return load_config(Path(folder)).data.train.path == load_config(quickstart_config()).data.train.path
+    except MMContrastError:
+        return False

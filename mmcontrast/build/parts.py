@@ -1,0 +1,211 @@
+"""Config -> objects, one function a part."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+
+from mmcontrast import distributed
+from mmcontrast.config import Config, SourceConfig
+from mmcontrast.data import PairSource, PairStream, Row, open_source, open_stream
+from mmcontrast.errors import ConfigError, DataError
+from mmcontrast.models import (
+    ClipTokenizer,
+    DualEncoder,
+    ImageTowerSpec,
+    ModelSpec,
+    SentencePieceTokenizer,
+    TextTowerSpec,
+    Tokenizer,
+    TransformersTokenizer,
+    build_dual_encoder,
+    load_tokenizer,
+    save_tokenizer,
+    train_sentencepiece,
+)
+from mmcontrast.training.objective import ContrastiveObjective
+
+TOKENIZER_ROWS = 1_000_000
+"""Rows of a stream that a SentencePiece vocabulary is learnt from; more do not change it."""
+
+
+MAX_CAPTION_WORDS = 20_000
+
+
+def caption_columns(config: Config) -> list[str] | None:
+    """The configured caption columns as a list."""
+    columns = config.data.caption_column
+    return [columns] if isinstance(columns, str) else columns
+
+
+def open_pairs(config: Config, which: SourceConfig) -> PairSource:
+    """The map-style source of `data.train` or `data.validation`.
+
+    Raises:
+        DataError: too large a share of its rows cannot be used.
+    """
+    data = config.data
+    source = open_source(
+        which.path,
+        format=which.format,
+        split=which.split,
+        rows=which.rows,
+        image_column=data.image_column,
+        caption_columns=caption_columns(config),
+        label_column=data.label_column,
+        group_column=data.group_column,
+        seed=config.training.seed,
+    )
+    bad, rows = len(source.bad_rows), len(source) + len(source.bad_rows)
+    if bad > data.max_bad_row_share * rows:
+        first = source.bad_rows[0]
+        raise DataError(
+            f"{which.path}: {bad} of {rows} rows cannot be used, over data.max_bad_row_share "
+            f"({data.max_bad_row_share:.0%}); the first is row {first.row}: {first.reason}"
+        )
+    return source
+
+
+def open_pair_stream(config: Config) -> PairStream:
+    """The stream of `data.train`."""
+    data = config.data
+    return open_stream(
+        data.train.path,
+        format=data.train.format,
+        split=data.train.split,
+        rows=data.train.rows,
+        image_column=data.image_column,
+        caption_columns=caption_columns(config),
+        label_column=data.label_column,
+        group_column=data.group_column,
+        seed=config.training.seed,
+    )
+
+
+def describe(source: PairSource | PairStream) -> str:
+    """One line on what was found where: rows, columns, and which of them were guessed."""
+    columns = source.columns
+    parts = [f"image={columns.image}", f"captions={', '.join(columns.captions)}"]
+    parts += [f"{name}={value}" for name, value in (("label", columns.label), ("group", columns.group)) if value]
+    guessed = f" (guessed: {', '.join(columns.guessed)})" if columns.guessed else ""
+    if isinstance(source, PairStream):
+        return f"{source.name}: a stream, {'; '.join(parts)}{guessed}"
+    bad = f", {len(source.bad_rows)} bad rows left out" if source.bad_rows else ""
+    return f"{source.name}: {len(source)} rows{bad}; {'; '.join(parts)}{guessed}"
+
+
+def num_items(config: Config, source: PairSource | PairStream) -> int | None:
+    """Items of an epoch: rows, or all their captions with `data.caption_sampling: all`; None for a stream."""
+    if isinstance(source, PairStream):
+        return None
+    if config.data.caption_sampling == "random":
+        return len(source)
+    return sum(len(source.captions(i)) for i in range(len(source)))
+
+
+def all_captions(source: PairSource | PairStream) -> Iterator[str]:
+    """Every caption of a source, without decoding a picture."""
+    if isinstance(source, PairStream):
+        for row in itertools.islice(source, TOKENIZER_ROWS):
+            yield from row.captions if isinstance(row, Row) else ()
+        return
+    for i in range(len(source)):
+        yield from source.captions(i)
+
+
+def make_tokenizer(config: Config, source: PairSource | PairStream, folder: Path) -> Tokenizer:
+    """The configured tokenizer; a SentencePiece one is trained on the captions and kept in `folder`.
+
+    The first rank trains, the others wait and load, so that all have the same vocabulary.
+    """
+    settings, context_length = config.model.tokenizer, config.model.text.context_length
+    if settings.kind == "clip":
+        return ClipTokenizer(context_length)
+    if settings.kind == "transformers":
+        assert settings.name is not None
+        return TransformersTokenizer(settings.name, context_length)
+    if settings.name is not None:
+        return SentencePieceTokenizer.from_file(settings.name, context_length)
+    if distributed.rank() == 0 and not folder.exists():
+        model = train_sentencepiece(all_captions(source), settings.vocab_size, seed=config.training.seed)
+        aside = folder.with_name(f".{folder.name}.part")  # a run that dies here must not leave half a tokenizer
+        save_tokenizer(SentencePieceTokenizer(model, context_length), aside)
+        os.replace(aside, folder)
+    distributed.barrier()
+    return load_tokenizer(folder)
+
+
+def model_spec(config: Config) -> ModelSpec:
+    """The `model` section as the models room wants it."""
+    model = config.model
+    return ModelSpec(
+        embed_dim=model.embed_dim,
+        image=ImageTowerSpec(**model.image.model_dump()),
+        text=TextTowerSpec(**model.text.model_dump()),
+        logit_scale=model.logit_scale,
+        logit_scale_learnable=model.logit_scale_learnable,
+        logit_scale_max=model.logit_scale_max,
+        logit_bias=model.logit_bias,
+    )
+
+
+def make_model(config: Config, source: PairSource | PairStream, tokenizer_folder: Path) -> DualEncoder:
+    """A new dual encoder from the config, or the one of `model.init_from`."""
+    if config.model.init_from is not None:
+        model = DualEncoder.from_pretrained(config.model.init_from)
+    else:
+        tokenizer = make_tokenizer(config, source, tokenizer_folder)
+        model = build_dual_encoder(model_spec(config), tokenizer, seed=config.training.seed)
+    model.extra["caption_words"] = caption_words(source)
+    model.set_gradient_checkpointing(config.training.gradient_checkpointing)
+    return model
+
+
+def make_accelerator(config: Config, folder: Path) -> Accelerator:
+    """The accelerator, with the run's precision and trackers."""
+    return Accelerator(
+        mixed_precision=precision(config.training.precision),
+        log_with=config.training.trackers or None,
+        project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "tensorboard")),
+    )
+
+
+def precision(setting: str) -> str:
+    """Accelerate's name of a precision; "auto" is bf16 where the GPU has it and plain fp32 elsewhere.
+
+    On a CPU without matrix units bf16 is many times slower than fp32, so a CPU never gets it unasked.
+    """
+    if setting == "auto":
+        return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    if setting == "fp16" and not torch.cuda.is_available():
+        raise ConfigError("training.precision: fp16 needs a GPU; take fp32 (or bf16) here")
+    return {"fp32": "no"}.get(setting, setting)
+
+
+def caption_words(source: PairSource | PairStream) -> list[str]:
+    """The most frequent words of the captions, in alphabetical order; saved with the model.
+
+    They say how class names such as "tenniscourt" fall into words, which a small vocabulary of pieces does not know.
+    """
+    counts: Counter[str] = Counter()
+    for caption in all_captions(source):
+        counts.update(re.findall(r"[^\W\d_]{2,}", caption.lower()))
+    return sorted(word for word, count in counts.most_common(MAX_CAPTION_WORDS) if count > 1)
+
+
+def known_words(model: DualEncoder) -> set[str]:
+    """Words that class names may be split into: those of the training captions, or the tokenizer's."""
+    return set(model.extra.get("caption_words") or model.tokenizer.words())
+
+
+def make_objective(config: Config) -> ContrastiveObjective:
+    """Loss and rule of negatives."""
+    return ContrastiveObjective(config.training.loss, config.negatives.rule, config.negatives.known_positives)

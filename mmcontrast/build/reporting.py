@@ -1,0 +1,94 @@
+"""From a finished run to its report."""
+
+from __future__ import annotations
+
+import json
+from math import comb
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from mmcontrast.build.folder import RunFolder
+from mmcontrast.config import Config
+from mmcontrast.data import PairSource
+from mmcontrast.evaluation.tasks import EmbeddedData, Evaluation
+from mmcontrast.preprocess import decode_image
+from mmcontrast.report import ReportInputs, retrieval_examples, write_report
+from mmcontrast.report.gallery import GalleryPair
+from mmcontrast.types import BadRow
+
+if TYPE_CHECKING:
+    from mmcontrast.training.trainer import Progress
+
+
+def write_run_report(
+    config: Config,
+    folder: RunFolder,
+    progress: Progress,
+    evaluation: Evaluation | None,
+    source: PairSource | None,
+    facts: dict[str, str],
+) -> None:
+    """RUN/report.html: curves, metrics, galleries and confusion of the best model."""
+    gallery = GalleryPair([], [])
+    zero_shot = None if evaluation is None else evaluation.zero_shot
+    if evaluation is not None and source is not None and len(evaluation.data.text_features):
+        gallery = _gallery(evaluation.data, source)
+    bad_rows = [BadRow(**json.loads(line)) for line in folder.bad_rows.read_text().splitlines()]
+    write_report(
+        ReportInputs(
+            run_name=folder.path.name,
+            config=config.model_dump(),
+            history=folder.history(),
+            results={} if evaluation is None else evaluation.results,
+            chance={} if evaluation is None else chance(evaluation),
+            facts={**facts, "steps": f"{progress.global_step:,}", "best at step": f"{progress.best_step:,}"},
+            image_queries=gallery.image_queries,
+            text_queries=gallery.text_queries,
+            confusion=None if zero_shot is None else (zero_shot.confusion.numpy(), zero_shot.class_names),
+            bad_rows=bad_rows,
+            negatives={"rule": config.negatives.rule, "known positives": config.negatives.known_positives},
+            notes=[] if evaluation is None else remarks(evaluation),
+        ),
+        folder.report,
+    )
+
+
+def _gallery(data: EmbeddedData, source: PairSource) -> GalleryPair:
+    positions: list[int] = data.positions.tolist()
+
+    def thumbnail(i: int) -> Image.Image:
+        return decode_image(source.image(positions[i]))
+
+    return retrieval_examples(data.image_features, data.text_features, data.text_images, thumbnail, data.captions)
+
+
+def remarks(evaluation: Evaluation) -> list[str]:
+    """What the reader of the numbers should know."""
+    lines = []
+    if "retrieval" in evaluation.results:
+        lines.append(f"retrieval: a picture and a caption belong together by {evaluation.positives}")
+    if changed := [f"{name} -> {spelled}" for name, spelled in evaluation.spelled.items() if name != spelled]:
+        lines.append(f"zero_shot: class names as spelled in prompts: {', '.join(changed)}")
+    return lines + evaluation.notes
+
+
+def chance(evaluation: Evaluation) -> dict[str, dict[str, float | None]]:
+    """What guessing would score, where that is known: accuracy over the classes, recall with positives by id."""
+    values: dict[str, dict[str, float | None]] = {}
+    if evaluation.zero_shot is not None:
+        classes = len(evaluation.zero_shot.class_names)
+        values["zero_shot"] = {"acc1": 1 / classes, "acc5": min(1.0, 5 / classes), "mean_per_class_recall": 1 / classes}
+    if "retrieval" in evaluation.results and evaluation.positives == "id":
+        images, texts = len(evaluation.data.positions), len(evaluation.data.captions)
+        per_image = evaluation.data.text_images.bincount(minlength=images).tolist()
+        recalls: dict[str, float | None] = {}
+        for name in evaluation.results["retrieval"]:
+            direction, at, k = name.partition("_recall@")
+            if at and direction == "text_to_image":
+                recalls[name] = min(1.0, int(k) / images)
+            elif at:  # at least one of a picture's captions among k drawn ones
+                misses = [comb(texts - own, int(k)) / comb(texts, int(k)) for own in per_image if int(k) <= texts]
+                recalls[name] = 1 - sum(misses) / len(misses) if misses else None
+        values["retrieval"] = recalls
+    return values

@@ -1,0 +1,212 @@
+"""A training run from its config to results, best model and report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+from torch import nn
+
+from mmcontrast import distributed
+from mmcontrast.build import parts
+from mmcontrast.build.batches import MapBatches, StreamBatches, make_batches
+from mmcontrast.build.folder import RunFolder
+from mmcontrast.build.reporting import write_run_report
+from mmcontrast.build.validation import Validation
+from mmcontrast.config import Config, check_against_data, load_config, total_steps, warmup_steps
+from mmcontrast.data import PairSource, PairStream
+from mmcontrast.evaluation.tasks import Evaluation
+from mmcontrast.models import DualEncoder
+from mmcontrast.training.checkpoint import Checkpointer
+from mmcontrast.training.ema import WeightAverage
+from mmcontrast.training.log import BadRowLog, MetricsLog, ProgressDisplay
+from mmcontrast.training.optim import adamw, scheduler
+from mmcontrast.training.trainer import Schedule, Trainer
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a run left behind.
+
+    Attributes:
+        run_dir: its folder.
+        results: {task: {metric: value}} of the best model on the validation pairs, as in results.json.
+    """
+
+    run_dir: Path
+    results: dict[str, dict[str, float | None]]
+
+
+def train(
+    config: Config | str | Path | Mapping[str, Any],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> Results:
+    """Train, keep the best model, evaluate it, and write the report.
+
+    Args:
+        config: a `Config`, a YAML file, or the same as nested mappings.
+        resume: go on with the run in `config.output` from its newest checkpoint.
+        overwrite: start anew where there is a run already.
+        console: where progress is shown; stderr by default.
+
+    Raises:
+        MMContrastError: in one line, whatever is wrong with config, data, model or training.
+    """
+    config = config if isinstance(config, Config) else load_config(config)
+    run = prepare(config, console or Console(stderr=True), resume=resume, overwrite=overwrite)
+    run.trainer.fit()
+    return run.finish()
+
+
+@dataclass
+class Run:
+    """Everything that is needed to train, and to report on it."""
+
+    config: Config
+    folder: RunFolder
+    trainer: Trainer
+    validation: Validation | None
+    facts: dict[str, str]
+    console: Console
+
+    def finish(self) -> Results:
+        """Load the best model from disk, evaluate it, and write results.json and report.html."""
+        trainer = self.trainer
+        trainer.accelerator.end_training()
+        results: dict[str, dict[str, float | None]] = {}
+        if distributed.rank() == 0:
+            evaluation: Evaluation | None = None
+            if self.validation is None:  # there was nothing to choose by: the last model is the model
+                save_model(trainer.bare_model, self.folder, None)
+            else:
+                best = DualEncoder.from_pretrained(self.folder.model, device=trainer.accelerator.device)
+                evaluation = self.validation.evaluate(best)
+                results = evaluation.results
+            self.folder.write_results(results)
+            source = None if self.validation is None else self.validation.source
+            write_run_report(self.config, self.folder, trainer.progress, evaluation, source, self.facts)
+            self.console.print(f"model {self.folder.model}  report {self.folder.report}", highlight=False)
+        distributed.barrier()
+        return Results(self.folder.path, results)
+
+
+def save_model(model: nn.Module, folder: RunFolder, templates: list[str] | None) -> None:
+    """RUN/model, by the first rank only."""
+    if distributed.rank() == 0:
+        assert isinstance(model, DualEncoder)
+        model.templates = templates
+        model.save_pretrained(folder.model)
+
+
+def prepare(config: Config, console: Console, *, resume: bool = False, overwrite: bool = False) -> Run:
+    """Open the data, build the model and put the trainer together; nothing is trained yet."""
+    folder = RunFolder(config.output)
+    accelerator = parts.make_accelerator(config, folder.path)
+    source = parts.open_pair_stream(config) if config.data.streaming else parts.open_pairs(config, config.data.train)
+    held_out = parts.open_pairs(config, config.data.validation) if config.data.validation else None
+    if distributed.rank() == 0:
+        console.print(parts.describe(source), highlight=False)
+        if held_out is not None:
+            console.print(parts.describe(held_out), highlight=False)
+    num_items = parts.num_items(config, source)
+    check_against_data(
+        config,
+        num_items,
+        num_validation=None if held_out is None else len(held_out),
+        world_size=accelerator.num_processes,
+    )
+    if distributed.rank() == 0:
+        folder.prepare(config, resume=resume, overwrite=overwrite)
+    distributed.barrier()
+    model = parts.make_model(config, source, folder.tokenizer)
+    validation = None if held_out is None else Validation(held_out, config)
+    schedule = make_schedule(config, num_items)
+    batches = make_batches(config, source, model)
+    torch.manual_seed(config.training.seed + distributed.rank())  # dropout differs between ranks
+    trainer = make_trainer(config, folder, accelerator, model, batches, validation, schedule, console)
+    if isinstance(source, PairSource):
+        trainer.bad_rows.add(source.bad_rows, 0)
+    if resume:
+        trainer.load_checkpoint()
+    return Run(config, folder, trainer, validation, facts(model, source), console)
+
+
+def facts(model: DualEncoder, source: PairSource | PairStream) -> dict[str, str]:
+    """What stands under the report's headline."""
+    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    return {
+        "training data": parts.describe(source),
+        "parameters": f"{sum(sizes.values()) / 1e6:.2f} M",
+        "image tower": f"{sizes['image_encoder'] / 1e6:.2f} M",
+        "text tower": f"{sizes['text_encoder'] / 1e6:.2f} M",
+    }
+
+
+def make_schedule(config: Config, num_items: int | None) -> Schedule:
+    """Epochs to steps; a stream (None items) counts in steps only."""
+    training, evaluation = config.training, config.evaluation
+    steps_per_epoch = (num_items or 0) // training.global_batch_size
+    by_epochs = (evaluation.every_epochs or 0) * steps_per_epoch
+    return Schedule(
+        total_steps=total_steps(config, num_items or 0),
+        log_every=training.log_every_steps,
+        evaluate_every=evaluation.every_steps or by_epochs or None,
+        checkpoint_every=training.checkpoint_every_steps,
+        patience=training.early_stopping_patience,
+    )
+
+
+def make_trainer(
+    config: Config,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    model: DualEncoder,
+    batches: MapBatches | StreamBatches,
+    validation: Validation | None,
+    schedule: Schedule,
+    console: Console,
+) -> Trainer:
+    """The trainer of a run, ready to `fit`."""
+    training = config.training
+    model = model.to(accelerator.device)
+    average = WeightAverage(model, training.ema_decay) if training.ema_decay else None
+    optimizer = adamw(
+        model,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        betas=(training.beta1, training.beta2),
+    )
+    templates = None if validation is None else validation.templates
+    prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
+    accelerator.init_trackers("mmcontrast")
+    return Trainer(
+        model=prepared,
+        objective=parts.make_objective(config),
+        batches=batches,
+        optimizer=prepared_optimizer,
+        scheduler=scheduler(
+            prepared_optimizer,
+            warmup_steps=warmup_steps(config, schedule.total_steps),
+            total_steps=schedule.total_steps,
+            schedule=training.schedule,
+        ),
+        accelerator=accelerator,
+        schedule=schedule,
+        checkpointer=Checkpointer(folder.checkpoints, training.keep_checkpoints),
+        metrics=MetricsLog(folder.metrics, accelerator),
+        bad_rows=BadRowLog(folder.bad_rows, config.data.max_bad_row_share, batches.num_rows),
+        display=ProgressDisplay(schedule.total_steps, console),
+        evaluator=validation,
+        best_metric=config.evaluation.best_metric,
+        save_best=lambda best: save_model(best, folder, templates),
+        clip_norm=training.gradient_clip_norm,
+        average=average,
+    )

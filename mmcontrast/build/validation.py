@@ -1,0 +1,56 @@
+"""Evaluation on the validation pairs, during a run and at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from mmcontrast.build.parts import known_words
+from mmcontrast.config import Config
+from mmcontrast.data import PairSource
+from mmcontrast.evaluation.tasks import Evaluation, run_tasks
+from mmcontrast.evaluation.zero_shot import DEFAULT_TEMPLATES, load_templates
+from mmcontrast.models import DualEncoder
+
+
+def configured_templates(config: Config) -> list[str]:
+    """Prompt templates of a run: a list in the config, or the lines of a file."""
+    templates = config.evaluation.templates
+    if templates is None:
+        return list(DEFAULT_TEMPLATES)
+    return load_templates(templates) if isinstance(templates, str) else list(templates)
+
+
+class Validation:
+    """Runs the configured tasks on one source; zero_shot is left out where the data has no labels."""
+
+    def __init__(self, source: PairSource, config: Config) -> None:
+        self.source = source
+        self.settings = config.evaluation
+        self.templates = configured_templates(config)
+        self.workers = config.data.workers
+        self.max_image_pixels = config.data.max_image_pixels
+        labelled = source.label_names is not None or config.evaluation.classnames is not None
+        self.tasks: Sequence[str] = [task for task in self.settings.tasks if task != "zero_shot" or labelled]
+
+    def evaluate(self, model: DualEncoder) -> Evaluation:
+        """All tasks, with what the report shows."""
+        return run_tasks(
+            model,
+            self.source,
+            self.tasks,
+            positives=self.settings.positives,
+            templates=self.templates,
+            classnames=self.settings.classnames,
+            words=known_words(model),
+            batch_size=self.settings.batch_size,
+            workers=self.workers,
+            max_image_pixels=self.max_image_pixels,
+        )
+
+    def __call__(self, model: nn.Module) -> dict[str, float | None]:
+        """Flat metrics ("retrieval.mean_recall": .41, ...) for the trainer."""
+        assert isinstance(model, DualEncoder)
+        results = self.evaluate(model).results
+        return {f"{task}.{name}": value for task, metrics in results.items() for name, value in metrics.items()}
