@@ -1,0 +1,226 @@
+"""Streaming: rows in the order of the files, through a shuffle buffer, without an index of the data."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from mmcontrast.data.columns import Columns
+from mmcontrast.data.dataset import PairItem, Transform, bad_row, item_seed, make_item
+from mmcontrast.data.keys import text_key
+from mmcontrast.data.map_source import no_rows
+from mmcontrast.data.pictures import file_problem, picture_name, picture_path
+from mmcontrast.data.rows import PairSource, RawRow, Row, clean_captions, clean_group, is_missing, label_number
+from mmcontrast.errors import DataError
+from mmcontrast.preprocess import MAX_IMAGE_PIXELS
+from mmcontrast.types import NO_KEY, BadRow
+
+Unit = Callable[[], Iterator[Row | BadRow]]
+"""A part of a data set that can be read on its own: a row group, a tar, a file."""
+
+
+class PairStream:
+    """Rows of a data set in order, without random access.
+
+    Args:
+        name: what the user called it.
+        columns: columns in use.
+        label_names: names of the classes, if the data says them up front.
+        units: its parts.
+        rows: only the first so many rows.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        columns: Columns,
+        label_names: list[str] | None,
+        units: Sequence[Unit],
+        rows: int | None = None,
+    ) -> None:
+        self.name, self.columns, self.label_names = name, columns, label_names
+        self.units, self.rows = list(units), rows
+
+    def __iter__(self) -> Iterator[Row | BadRow]:
+        """All rows, the bad ones as `BadRow`."""
+        return islice(chain.from_iterable(unit() for unit in self.units), self.rows)
+
+    def shard(self, number: int, count: int, seed: int = 0, epoch: int = 0) -> Iterator[Row | BadRow]:
+        """Share `number` of `count`: together the shares are the whole, and no row is in two.
+
+        Whole units are dealt out, in an order that depends on (seed, epoch), if there are enough of them; otherwise
+        every share reads all rows and keeps each `count`-th.
+        """
+        if self.rows is not None or len(self.units) < count:
+            return islice(iter(self), number, None, count)
+        order = list(range(len(self.units)))
+        random.Random(item_seed(seed, epoch, 0)).shuffle(order)
+        return chain.from_iterable(self.units[unit]() for unit in order[number::count])
+
+
+def clean_row(raw: RawRow, columns: Columns, root: Path, file_number: int) -> Row | BadRow:
+    """A row of a stream from a raw one, or why it is bad.
+
+    Rows that name the same picture file get the same index.
+    """
+    index = (file_number << 32) | raw.row
+    captions = clean_captions(raw.captions)
+    try:
+        if raw.problem is not None:
+            raise DataError(raw.problem)
+        if not captions:
+            raise DataError(f"no caption: {', '.join(map(repr, columns.captions))} empty or missing")
+        image = _picture(raw.image, root)
+    except DataError as error:
+        return BadRow(raw.file, raw.row, str(error))
+    if isinstance(image, Path):
+        index = text_key(str(image))
+    label = None if is_missing(raw.label) else label_number(raw.label)
+    return Row(image, captions, label, clean_group(raw.group), raw.file, raw.row, index)
+
+
+def _picture(cell: Any, root: Path) -> bytes | Path:
+    if isinstance(cell, dict):
+        cell = cell.get("bytes") or cell.get("path")
+    if isinstance(cell, bytes) and cell:
+        return cell
+    name = picture_name(cell)
+    if name is None:
+        raise DataError("no picture in this row")
+    path = picture_path(name, root)
+    problem = file_problem(path)
+    if problem is not None:
+        raise DataError(problem)
+    return path
+
+
+def clean_rows(
+    raw_rows: Callable[[], Iterable[RawRow]], columns: Columns, root: Path, file_number: int
+) -> Iterator[Row | BadRow]:
+    """A unit from a function that reads raw rows."""
+    for raw in raw_rows():
+        yield clean_row(raw, columns, root, file_number)
+
+
+def stream_of(source: PairSource, block: int = 256) -> PairStream:
+    """A map-style source as a stream, in blocks of rows; its bad rows come first."""
+    starts = range(0, len(source), block)
+    units: list[Unit] = [partial(_source_rows, source, start, start + block) for start in starts]
+    units.append(partial(iter, source.bad_rows))
+    return PairStream(source.name, source.columns, source.label_names, units)
+
+
+def _source_rows(source: PairSource, start: int, stop: int) -> Iterator[Row | BadRow]:
+    for i in range(start, min(stop, len(source))):
+        try:
+            image = source.image(i)
+        except DataError as error:
+            yield bad_row(source, i, str(error))
+            continue
+        yield Row(image, source.captions(i), source.label(i), source.group(i), source.name, source.row_number(i), i)
+
+
+def shuffled(rows: Iterable[Row | BadRow], size: int, seed: int) -> Iterator[Row | BadRow]:
+    """Rows in an order that is random within about `size` rows; bad rows pass at once."""
+    rng = random.Random(seed)
+    buffer: list[Row] = []
+    for row in rows:
+        if isinstance(row, BadRow) or size <= 1:
+            yield row
+        elif len(buffer) < size:
+            buffer.append(row)
+        else:
+            chosen = rng.randrange(size)
+            yield buffer[chosen]
+            buffer[chosen] = row
+    rng.shuffle(buffer)
+    yield from buffer
+
+
+class StreamDataset(IterableDataset[PairItem]):
+    """Items of a stream for one rank; each is a pure function of (seed, epoch, row), their order is not.
+
+    Args:
+        stream: the rows.
+        transform: picture to uint8 tensor; its randomness must come from torch.
+        seed: of everything random.
+        shuffle_buffer: rows (not decoded) that are held to be shuffled, over all workers of the rank.
+        rank, world_size: share of this process.
+        repeat: start over at the end, as the next epoch, for ever. Needed with several ranks, whose shares may
+            differ in length: count steps then.
+        max_image_pixels: pictures that claim more are bad rows.
+    """
+
+    def __init__(
+        self,
+        stream: PairStream,
+        transform: Transform,
+        *,
+        seed: int = 0,
+        shuffle_buffer: int = 10_000,
+        rank: int = 0,
+        world_size: int = 1,
+        repeat: bool = False,
+        max_image_pixels: int = MAX_IMAGE_PIXELS,
+    ) -> None:
+        if not stream.columns.captions:
+            raise DataError(f"{stream.name}: has no captions to train on (set data.caption_column)")
+        self.stream, self.transform, self.seed = stream, transform, seed
+        self.shuffle_buffer, self.repeat, self.max_image_pixels = shuffle_buffer, repeat, max_image_pixels
+        self.rank, self.world_size = rank, world_size
+        self._epoch = torch.zeros((), dtype=torch.int64)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]  # workers that live on see it change
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch of the next iteration."""
+        self._epoch.fill_(epoch)
+
+    def __iter__(self) -> Iterator[PairItem]:
+        epoch = int(self._epoch)
+        found = True
+        while found:
+            found = False
+            for item in self._pass(epoch):
+                found = self.repeat
+                yield item
+            epoch += 1
+
+    def _pass(self, epoch: int) -> Iterator[PairItem]:
+        worker = get_worker_info()
+        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        shard, shards = self.rank * workers + number, self.world_size * workers
+        rows = self.stream.shard(shard, shards, self.seed, epoch)
+        bad_rows: list[BadRow] = []
+        last: PairItem | None = None  # held back, so that bad rows at the end have an item to travel with
+        order_seed = item_seed(self.seed, epoch, shard)
+        for row in shuffled(rows, max(1, self.shuffle_buffer // workers), order_seed):
+            item = self._item(row, epoch) if isinstance(row, Row) else row
+            if isinstance(item, BadRow):
+                bad_rows.append(item)
+                continue
+            if last is not None:
+                yield last
+            last, item.bad_rows, bad_rows = item, bad_rows, []
+        if last is not None:
+            last.bad_rows += bad_rows
+            yield last
+        elif bad_rows:
+            raise no_rows(self.stream.name, bad_rows)
+
+    def _item(self, row: Row, epoch: int) -> PairItem | BadRow:
+        rng = random.Random(item_seed(self.seed, epoch, row.index))
+        try:
+            item = make_item(row.image, row.captions, self.transform, rng, self.max_image_pixels)
+        except DataError as error:
+            return BadRow(row.file, row.row, str(error))
+        item.index = row.index
+        item.group_key = text_key(row.group) if row.group is not None else NO_KEY
+        item.label = -1 if row.label is None else row.label
+        return item

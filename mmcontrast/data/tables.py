@@ -1,0 +1,108 @@
+"""Parquet files: their rows as they stand, and map-style sources of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmcontrast.data.columns import Columns, Wanted, choose_columns, drop_coarse_group, prefer_label_text
+from mmcontrast.data.map_source import RowSource, collect, no_rows
+from mmcontrast.data.pictures import ArrowPictures, parquet_column
+from mmcontrast.data.rows import RawRow
+from mmcontrast.errors import DataError
+
+SAMPLE_ROWS = 2000
+
+
+def class_names(schema_metadata: dict[bytes, bytes] | None, label: str | None) -> list[str] | None:
+    """Names of a ClassLabel column, which `datasets` keeps in the metadata of the schema."""
+    try:
+        info = json.loads((schema_metadata or {})[b"huggingface"])
+        names: list[str] | None = info["info"]["features"][label].get("names")
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return None
+    return names
+
+
+PROBLEM = "\0problem"
+"""Key under which a reader of records says why a record is unusable."""
+
+
+def raw_row(record: dict[str, Any], columns: Columns, file: str, row: int) -> RawRow:
+    """Pick the columns in use out of a record."""
+    return RawRow(
+        file,
+        row,
+        record.get(columns.image),
+        [record.get(column) for column in columns.captions],
+        record.get(columns.label) if columns.label else None,
+        record.get(columns.group) if columns.group else None,
+        record.get(PROBLEM),
+    )
+
+
+def open_parquet(file: str) -> pq.ParquetFile:
+    """A Parquet file, memory-mapped."""
+    try:
+        return pq.ParquetFile(file, memory_map=True)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{file}: not a readable Parquet file: {error}") from None
+
+
+def parquet_columns(files: Sequence[str], wanted: Wanted, name: str) -> tuple[Columns, list[str] | None]:
+    """Columns in use and class names; every file must have the columns."""
+    with open_parquet(files[0]) as first:
+        schema = first.schema_arrow
+        columns = choose_columns(schema.names, wanted, name)
+        columns = prefer_label_text(columns, schema.names, class_names(schema.metadata, columns.label) is not None)
+        if columns.group:
+            batch = next(first.iter_batches(batch_size=SAMPLE_ROWS, columns=[columns.group]), None)
+            columns = drop_coarse_group(columns, batch.column(0).to_pylist() if batch is not None else [])
+    for file in files[1:]:
+        with open_parquet(file) as other:
+            choose_columns(other.schema_arrow.names, as_wanted(columns), file)
+    return columns, class_names(schema.metadata, columns.label)
+
+
+def as_wanted(columns: Columns) -> Wanted:
+    """Ask for exactly these columns."""
+    return Wanted(columns.image, columns.captions, columns.label or "", columns.group or "")
+
+
+def parquet_rows(file: str, columns: Columns, *, pictures: bool, row_group: int | None = None) -> Iterator[RawRow]:
+    """Rows of a Parquet file, or of one of its row groups; without the pictures unless asked for."""
+    names = [*columns.captions, columns.label, columns.group, columns.image if pictures else None]
+    with open_parquet(file) as parquet:
+        meta = parquet.metadata
+        groups = range(meta.num_row_groups) if row_group is None else [row_group]
+        row = sum(meta.row_group(number).num_rows for number in range(row_group or 0))
+        used = list(dict.fromkeys(name for name in names if name))
+        for batch in parquet.iter_batches(batch_size=256 if pictures else 8192, row_groups=groups, columns=used):
+            for record in batch.to_pylist():
+                yield raw_row(record, columns, file, row)
+                row += 1
+
+
+def parquet_source(files: Sequence[str], wanted: Wanted, rows: int | None, name: str) -> RowSource:
+    """Map-style source of Parquet files."""
+    columns, names = parquet_columns(files, wanted, name)
+    sizes = [0]
+    for file in files:
+        with open_parquet(file) as parquet:
+            sizes.append(sizes[-1] + parquet.metadata.num_rows)
+            kind = parquet.schema_arrow.field(columns.image).type
+    if not sizes[-1]:
+        raise no_rows(name, [])
+    # Names of pictures are texts, and rows that share one are merged: they are read with the texts.
+    named = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    raw_rows = chain.from_iterable(parquet_rows(file, columns, pictures=named) for file in files)
+    roots = [(start, Path(file).parent) for start, file in zip(sizes, files, strict=False)]
+    pictures = ArrowPictures(partial(parquet_column, list(files), columns.image, rows), roots)
+    return collect(name, raw_rows, pictures, columns, label_names=names, limit=rows)
