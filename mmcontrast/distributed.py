@@ -39,7 +39,7 @@ def all_gather_with_grad(local: Tensor) -> Tensor:
     Every rank's loss contributes to every row: the gradient of a local row is the sum over ranks. With a loss
     that is a mean over local rows and DDP's mean over ranks, parameters get the gradient of the global batch.
     """
-    return local if world_size() == 1 else _Gather.apply(local)  # type: ignore[no-any-return, no-untyped-call]
+    return local if world_size() == 1 else _Gather.apply(local)
 
 
 def all_gather(local: Tensor) -> Tensor:

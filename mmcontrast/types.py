@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,7 +69,7 @@ class PairBatch:
 
     def to(self, device: torch.device | str) -> PairBatch:
         """The same batch with its tensors on `device` (asynchronously from pinned memory)."""
-        moved = {
+        moved: dict[str, Any] = {
             f.name: value.to(device, non_blocking=True)
             for f in fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)
@@ -77,10 +78,8 @@ class PairBatch:
 
     def pin_memory(self) -> PairBatch:
         """The same batch in page-locked memory; the name is the one that torch's DataLoader looks for."""
-        pinned = {
-            f.name: value.pin_memory()
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
+        pinned: dict[str, Any] = {
+            f.name: value.pin_memory() for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)
         }
         return replace(self, **pinned)
 

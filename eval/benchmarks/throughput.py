@@ -8,6 +8,7 @@ the ratio is that of the medians.
 """
 
 import argparse
+import io
 import json
 import os
 import platform
@@ -54,8 +55,6 @@ class BarePairs(Dataset[tuple[Tensor, str]]):
         return len(self.source)
 
     def __getitem__(self, i: int) -> tuple[Tensor, str]:
-        import io
-
         data = self.source.image(i)
         picture = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data).convert("RGB")
         captions = self.source.captions(i)
@@ -93,7 +92,7 @@ def bare_step(config: Config, model: DualEncoder, device: torch.device) -> Calla
         features = model(image, ids, mask)
         logits = features.logit_scale * features.image @ features.text.T
         loss = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

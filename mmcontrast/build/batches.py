@@ -36,7 +36,7 @@ class MapBatches:
         """This rank's share of each global batch of an epoch."""
         self.sampler.set_epoch(epoch, start_batch)
         # The loader reads its epoch's batches ahead, but never those of the next one.
-        yield from self.loader  # type: ignore[misc]  # torch types a loader by its items, not by its batches
+        yield from self.loader
 
 
 class StreamBatches:
@@ -50,7 +50,7 @@ class StreamBatches:
     def epoch(self, epoch: int, start_batch: int) -> Iterator[PairBatch]:
         """This rank's batches: the whole run is one epoch, since a stream has no length."""
         self.dataset.set_epoch(epoch)
-        yield from itertools.islice(self.loader, start_batch, None)  # type: ignore[arg-type]
+        yield from itertools.islice(self.loader, start_batch, None)
 
 
 def make_batches(config: Config, source: PairSource | PairStream, model: DualEncoder) -> MapBatches | StreamBatches:

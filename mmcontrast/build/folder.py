@@ -12,8 +12,16 @@ from mmcontrast.config import Config, dump_config, load_config
 from mmcontrast.errors import ConfigError, TrainingError
 
 # Fields that may change between a run and its continuation: they say how to watch and compute, not what to learn.
-_FREE = ("output", "evaluation", "data.workers", "training.log_every_steps", "training.checkpoint_every_steps")
-_FREE += ("training.keep_checkpoints", "training.trackers", "training.early_stopping_patience")
+_FREE = (
+    "output",
+    "evaluation",
+    "data.workers",
+    "training.checkpoint_every_steps",
+    "training.early_stopping_patience",
+    "training.keep_checkpoints",
+    "training.log_every_steps",
+    "training.trackers",
+)
 
 
 class RunFolder:

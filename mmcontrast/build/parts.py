@@ -92,14 +92,11 @@ def open_pair_stream(config: Config) -> PairStream:
 
 def describe(source: PairSource | PairStream) -> str:
     """One line on what was found where: rows, columns, and which of them were guessed."""
-    columns = source.columns
-    parts = [f"image={columns.image}", f"captions={', '.join(columns.captions)}"]
-    parts += [f"{name}={value}" for name, value in (("label", columns.label), ("group", columns.group)) if value]
-    guessed = f" (guessed: {', '.join(columns.guessed)})" if columns.guessed else ""
+    columns = source.columns.describe()
     if isinstance(source, PairStream):
-        return f"{source.name}: a stream, {'; '.join(parts)}{guessed}"
+        return f"{source.name}: a stream; {columns}"
     bad = f", {len(source.bad_rows)} bad rows left out" if source.bad_rows else ""
-    return f"{source.name}: {len(source)} rows{bad}; {'; '.join(parts)}{guessed}"
+    return f"{source.name}: {len(source)} rows{bad}; {columns}"
 
 
 def num_items(config: Config, source: PairSource | PairStream) -> int | None:

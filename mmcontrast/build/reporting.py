@@ -18,7 +18,7 @@ from mmcontrast.report.gallery import GalleryPair
 from mmcontrast.types import BadRow
 
 if TYPE_CHECKING:
-    from mmcontrast.training.trainer import Progress
+    from mmcontrast.training.schedule import Progress
 
 
 def write_run_report(

@@ -26,7 +26,8 @@ from mmcontrast.training.checkpoint import Checkpointer
 from mmcontrast.training.ema import WeightAverage
 from mmcontrast.training.log import BadRowLog, MetricsLog, ProgressDisplay
 from mmcontrast.training.optim import adamw, scheduler
-from mmcontrast.training.trainer import Schedule, Trainer
+from mmcontrast.training.schedule import Schedule
+from mmcontrast.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,9 @@ def prepare(config: Config, console: Console, *, resume: bool = False, overwrite
     source = parts.open_pair_stream(config) if config.data.streaming else parts.open_pairs(config, config.data.train)
     held_out = parts.open_pairs(config, config.data.validation) if config.data.validation else None
     if distributed.rank() == 0:
-        console.print(parts.describe(source), highlight=False)
+        console.print(parts.describe(source), highlight=False, soft_wrap=True)
         if held_out is not None:
-            console.print(parts.describe(held_out), highlight=False)
+            console.print(parts.describe(held_out), highlight=False, soft_wrap=True)
     num_items = parts.num_items(config, source)
     check_against_data(
         config,

@@ -17,7 +17,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
     Parameters with fewer than two dimensions do not decay; nor do position and class embeddings, which are named
     so in every library and whose decay would pull positions together.
     """
-    decayed, kept = [], []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             small = parameter.ndim < 2 or "pos_embed" in name or "positional" in name or "position_emb" in name

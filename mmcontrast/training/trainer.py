@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -16,66 +16,16 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from mmcontrast import distributed
 from mmcontrast.errors import TrainingError, TrainingInterrupted
-from mmcontrast.training.checkpoint import Checkpointer
+from mmcontrast.training.checkpoint import Checkpointer, rng_state, set_rng_state
 from mmcontrast.training.ema import WeightAverage
 from mmcontrast.training.log import BadRowLog, MetricsLog, ProgressDisplay
 from mmcontrast.training.objective import ContrastiveObjective
+from mmcontrast.training.schedule import EpochBatches, Progress, Schedule, due
 from mmcontrast.training.signals import StopRequest, stop_on_signals
 from mmcontrast.training.window import StepWindow
 from mmcontrast.types import BadRow, PairBatch
 
 Evaluator = Callable[[nn.Module], dict[str, float | None]]
-
-
-@dataclass
-class Progress:
-    """Where a run stands.
-
-    Attributes:
-        global_step: optimiser steps taken.
-        epoch: current pass over the data, from 0.
-        batch_in_epoch: global batches of this epoch that were used.
-        samples_seen: pairs of all ranks together.
-        best_metric: best value of the watched metric so far, or None.
-        best_step: step of that value.
-        evaluations_without_gain: since then.
-    """
-
-    global_step: int = 0
-    epoch: int = 0
-    batch_in_epoch: int = 0
-    samples_seen: int = 0
-    best_metric: float | None = None
-    best_step: int = 0
-    evaluations_without_gain: int = 0
-
-
-class EpochBatches(Protocol):
-    """Training data: batches of one epoch, from any batch of it on."""
-
-    def epoch(self, epoch: int, start_batch: int) -> Iterator[PairBatch]:
-        """This rank's share of each global batch."""
-        ...
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """When to do what, in optimiser steps.
-
-    Attributes:
-        total_steps: length of the run.
-        log_every: steps between lines of metrics.jsonl.
-        evaluate_every: steps between evaluations (the last step is always evaluated), or None.
-        checkpoint_every: steps between checkpoints, or None for one at each evaluation; interruptions and the end
-            always save one.
-        patience: evaluations without gain before the run stops early, or None.
-    """
-
-    total_steps: int
-    log_every: int = 10
-    evaluate_every: int | None = None
-    checkpoint_every: int | None = None
-    patience: int | None = None
 
 
 class Trainer:
@@ -136,7 +86,7 @@ class Trainer:
     @property
     def bare_model(self) -> nn.Module:
         """The model without DDP around it, and its moving average where there is one."""
-        return self.average.model if self.average else self.accelerator.unwrap_model(self.model)  # type: ignore[no-any-return]
+        return self.average.model if self.average else self.accelerator.unwrap_model(self.model)
 
     def fit(self) -> Progress:
         """Train to the end of the schedule, or to early stopping.
@@ -149,7 +99,7 @@ class Trainer:
             while not self._finished():
                 start = self.progress.batch_in_epoch
                 for batch in self.batches.epoch(self.progress.epoch, start):
-                    self._step(batch)
+                    self.step(batch)
                     self._after_step(stop)
                     if self._finished():
                         return self.progress
@@ -164,7 +114,8 @@ class Trainer:
         stalled = patience is not None and self.progress.evaluations_without_gain >= patience
         return stalled or self.progress.global_step >= self.schedule.total_steps
 
-    def _step(self, batch: PairBatch) -> None:
+    def step(self, batch: PairBatch) -> None:
+        """One optimiser step on this rank's share of a global batch."""
         self.model.train()
         bad_rows, truncated = batch.bad_rows, batch.truncated
         batch = batch.to(self.accelerator.device)
@@ -188,16 +139,16 @@ class Trainer:
         self.progress.samples_seen += len(batch) * distributed.world_size()
 
     def _after_step(self, stop: StopRequest) -> None:
-        step, due = self.progress.global_step, self.schedule
-        last = step == due.total_steps
+        step, when = self.progress.global_step, self.schedule
+        last = step == when.total_steps
         self.display.step(step)
-        if last or _due(step, due.log_every):
+        if last or due(step, when.log_every):
             self._log()
-        evaluate = self.evaluator is not None and (last or _due(step, due.evaluate_every))
+        evaluate = self.evaluator is not None and (last or due(step, when.evaluate_every))
         if evaluate:
             self._evaluate()
         stopping = distributed.any_rank(stop.signal_number is not None, self.accelerator.device)
-        save = evaluate if due.checkpoint_every is None else _due(step, due.checkpoint_every)
+        save = evaluate if when.checkpoint_every is None else due(step, when.checkpoint_every)
         if save or stopping or self._finished():
             self.save_checkpoint()
         if stopping and not self._finished():
@@ -267,7 +218,7 @@ class Trainer:
         if self.average:
             shared["average"] = {"model": self.average.model.state_dict(), "steps": self.average.steps}
         own: dict[str, Any] = {
-            "rng": _rng_state(),
+            "rng": rng_state(),
             "window": self._window.state_dict(),
             "bad_rows": [asdict(row) for row in self._new_bad_rows],
         }
@@ -288,20 +239,6 @@ class Trainer:
             self.average.steps = shared["average"]["steps"]
         self._window.load_state_dict(own["window"], self.accelerator.device)
         self._new_bad_rows = [BadRow(**row) for row in own["bad_rows"]]
-        _set_rng_state(own["rng"])
+        set_rng_state(own["rng"])
         self.metrics.rewind(self.progress.global_step)
         return True
-
-
-def _due(step: int, every: int | None) -> bool:
-    return every is not None and step % every == 0
-
-
-def _rng_state() -> dict[str, Any]:
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
-
-
-def _set_rng_state(state: Mapping[str, Any]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])

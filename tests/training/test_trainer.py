@@ -22,7 +22,8 @@ from mmcontrast.training.ema import WeightAverage
 from mmcontrast.training.log import BadRowLog, MetricsLog, ProgressDisplay
 from mmcontrast.training.objective import ContrastiveObjective
 from mmcontrast.training.optim import adamw, scheduler
-from mmcontrast.training.trainer import Schedule, Trainer
+from mmcontrast.training.schedule import Schedule
+from mmcontrast.training.trainer import Trainer
 from mmcontrast.types import BadRow, Features, PairBatch
 
 BATCHES_PER_EPOCH = 5
