@@ -1,0 +1,161 @@
+"""The model folder: model.safetensors, config.json, tokenizer/."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_model as load_weights
+from safetensors.torch import save_model as save_weights
+
+from mmcontrast.errors import ModelError
+from mmcontrast.models.build import build_dual_encoder
+from mmcontrast.models.dual_encoder import DualEncoder
+from mmcontrast.models.spec import ModelSpec
+from mmcontrast.models.tokenizers import load_tokenizer, save_tokenizer
+from mmcontrast.models.towers import one_line
+from mmcontrast.preprocess import ImagePreprocess
+
+FORMAT_VERSION = 1
+WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer"
+
+
+def save_model(model: DualEncoder, folder: Path) -> None:
+    """Write the folder beside its place, then move it there: readers see the old model or the new one.
+
+    Files of others in the folder (a model card, say) are kept.
+    """
+    folder = folder.expanduser().absolute()
+    _refuse_foreign(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    token = uuid.uuid4().hex[:8]
+    new, old = (folder.with_name(f".{folder.name}.{token}.{state}") for state in ("new", "old"))
+    try:
+        new.mkdir()
+        _write(model, new)
+        if folder.exists():
+            _copy_others(folder, new)
+            folder.rename(old)
+        new.rename(folder)
+    except BaseException:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise
+    finally:
+        for leftover in (new, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def load_model(name: str | Path, revision: str | None = None) -> DualEncoder:
+    """Build what config.json describes, without downloading any pretrained weights, and fill in the weights."""
+    folder = _find(name, revision)
+    config = _read_config(folder)
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+        also = f" ({pickles[0]} is a pickle, which could run code: it is not loaded)" if pickles else ""
+        raise ModelError(f"{folder} has no {WEIGHTS}{also}")
+    try:
+        spec = ModelSpec.from_dict(config["spec"])
+        preprocess = ImagePreprocess.from_dict(config["preprocess"])
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"{folder / CONFIG} is damaged: {type(error).__name__}: {error}") from None
+    tokenizer = load_tokenizer(folder / TOKENIZER)
+    model = build_dual_encoder(spec, tokenizer, seed=0)
+    _fill(model, weights)
+    model.preprocess = preprocess
+    model.templates = config.get("templates")
+    model.extra = dict(config.get("extra") or {})
+    return model.eval()
+
+
+def _write(model: DualEncoder, folder: Path) -> None:
+    save_weights(model, str(folder / WEIGHTS), metadata={"format": "pt"})
+    tokenizer = model.tokenizer
+    names = ("kind", "vocab_size", "context_length", "pad_id", "eos_id")
+    config = {
+        "format_version": FORMAT_VERSION,
+        "spec": model.spec.to_dict(),
+        "preprocess": model.preprocess.to_dict(),
+        "tokenizer": {name: getattr(tokenizer, name) for name in names},
+        "templates": model.templates,
+        "extra": model.extra,
+    }
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    save_tokenizer(tokenizer, folder / TOKENIZER)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ModelError(f"{folder} is a file; a model needs a folder")
+    if any(folder.iterdir()) and not _is_ours(folder):
+        raise ModelError(f"{folder} holds other files than a model; choose a new or empty folder")
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        return "format_version" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _copy_others(folder: Path, new: Path) -> None:
+    for path in folder.iterdir():
+        if path.name in (WEIGHTS, CONFIG, TOKENIZER):
+            continue
+        if path.is_dir():
+            shutil.copytree(path, new / path.name, symlinks=True)
+        else:
+            shutil.copy2(path, new / path.name, follow_symlinks=False)
+
+
+def _find(name: str | Path, revision: str | None) -> Path:
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or str(name).startswith((".", "~")) or len(folder.parts) > 2 or folder.exists():
+        raise ModelError(f"{name} is not a folder")
+    try:
+        return Path(snapshot_download(str(name), revision=revision, allow_patterns=[WEIGHTS, CONFIG, f"{TOKENIZER}/*"]))
+    except Exception as error:  # network, no such repository or revision, no access
+        raise ModelError(f"{name} is neither a folder here nor to be had from the Hub: {one_line(error)}") from error
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{folder} has no {CONFIG}") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder / CONFIG} cannot be read: {one_line(error)}") from None
+    version = config.get("format_version") if isinstance(config, dict) else None
+    if not isinstance(version, int):
+        raise ModelError(f"{folder} is not a model of mmcontrast: its {CONFIG} has no format_version")
+    if version > FORMAT_VERSION:
+        raise ModelError(f"{folder} was written by a newer mmcontrast (format {version}): upgrade to load it")
+    return dict(config)
+
+
+def _fill(model: DualEncoder, path: Path) -> None:
+    """Load the weights; every name and shape must agree."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+        if wrong := [name for name in shapes if name in own and own[name] != shapes[name]]:
+            name = wrong[0]
+            raise ModelError(f"{path}: {name} is {shapes[name]}, but the model's is {own[name]}")
+        missing, unexpected = load_weights(model, str(path), strict=False)
+    except SafetensorError as error:
+        raise ModelError(f"{path} is damaged: {one_line(error)}") from None
+    if missing or unexpected:
+        what = "lacks" if missing else "has unknown weights"
+        names = ", ".join(sorted(missing or unexpected)[:3])
+        raise ModelError(f"{path} {what} {names}: config.json describes another model")

@@ -1,0 +1,140 @@
+"""What a dual encoder is made of, as plain values that JSON can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, Self, get_args
+
+from mmcontrast.errors import ModelError
+
+ImageLibrary = Literal["timm", "open_clip", "transformers"]
+TextLibrary = Literal["open_clip", "transformers"]
+Projection = Literal["linear", "mlp", "none"]
+
+INITIAL_LOGIT_SCALE = 1 / 0.07
+
+
+def _check_choice(where: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ModelError(f"{where} is {value!r}; choose one of {', '.join(choices)}")
+
+
+def _known_keys(cls: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    known = {f.name for f in fields(cls)}
+    if unknown := sorted(set(values) - known):
+        raise ModelError(f"{where} has unknown keys {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    return dict(values)
+
+
+@dataclass(frozen=True)
+class ImageTowerSpec:
+    """The image tower and how its output becomes an embedding.
+
+    Attributes:
+        library: where the architecture comes from.
+        name: model name, local folder or Hub name; None when `kwargs` say it all.
+        pretrained: False = from scratch; True = the library's default weights; str = a tag, file or folder.
+        image_size: side of the square input in pixels.
+        kwargs: further arguments of the architecture (timm: of `create_model`; open_clip: of the vision
+            config; transformers: `model_type` and config fields, and `pooling`).
+        projection: head onto the shared space; "none" keeps the tower's own projection where it has one.
+        dropout: on the tower's output, before the projection.
+        locked: weights and batch-norm statistics of the tower stay as they are (the head still learns).
+    """
+
+    library: ImageLibrary
+    name: str | None = None
+    pretrained: bool | str = False
+    image_size: int = 64
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    projection: Projection = "linear"
+    dropout: float = 0.0
+    locked: bool = False
+
+    def __post_init__(self) -> None:
+        _check_choice("model.image.library", self.library, get_args(ImageLibrary))
+        _check_choice("model.image.projection", self.projection, get_args(Projection))
+        if self.image_size < 1:
+            raise ModelError(f"model.image.image_size is {self.image_size}; it must be positive")
+        if not 0 <= self.dropout < 1:
+            raise ModelError(f"model.image.dropout is {self.dropout}; it must be in [0, 1)")
+
+
+@dataclass(frozen=True)
+class TextTowerSpec:
+    """The text tower and how its output becomes an embedding.
+
+    Attributes:
+        library, name, pretrained, projection, dropout, locked: as in `ImageTowerSpec`.
+        context_length: tokens of the longest caption that the tower reads.
+        kwargs: open_clip: fields of the text config (`pool_type` also "mean"; `layers: 0` = bag of words);
+            transformers: `model_type` and config fields, and `pooling` ("mean", "cls", "eos", "pooler").
+    """
+
+    library: TextLibrary
+    name: str | None = None
+    pretrained: bool | str = False
+    context_length: int = 32
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    projection: Projection = "linear"
+    dropout: float = 0.0
+    locked: bool = False
+
+    def __post_init__(self) -> None:
+        _check_choice("model.text.library", self.library, get_args(TextLibrary))
+        _check_choice("model.text.projection", self.projection, get_args(Projection))
+        if self.context_length < 3:
+            raise ModelError(f"model.text.context_length is {self.context_length}; it must be at least 3")
+        if not 0 <= self.dropout < 1:
+            raise ModelError(f"model.text.dropout is {self.dropout}; it must be in [0, 1)")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A whole dual encoder.
+
+    Attributes:
+        embed_dim: size of the shared space.
+        image, text: the towers.
+        logit_scale: initial factor of the cosines (the parameter stores its logarithm).
+        logit_scale_learnable: False keeps it fixed.
+        logit_scale_max: the factor never passes this.
+        logit_bias: initial offset of the logits (as in SigLIP), learnt; None = no offset.
+    """
+
+    embed_dim: int
+    image: ImageTowerSpec
+    text: TextTowerSpec
+    logit_scale: float = INITIAL_LOGIT_SCALE
+    logit_scale_learnable: bool = True
+    logit_scale_max: float = 100.0
+    logit_bias: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.embed_dim < 1:
+            raise ModelError(f"model.embed_dim is {self.embed_dim}; it must be positive")
+        if not 1 <= self.logit_scale <= self.logit_scale_max:
+            raise ModelError(
+                f"model.logit_scale is {self.logit_scale}; it must lie between 1 and "
+                f"model.logit_scale_max ({self.logit_scale_max})"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ModelError: a key is unknown or missing.
+        """
+        given = _known_keys(cls, values, "model")
+        try:
+            given["image"] = ImageTowerSpec(**_known_keys(ImageTowerSpec, given["image"], "model.image"))
+            given["text"] = TextTowerSpec(**_known_keys(TextTowerSpec, given["text"], "model.text"))
+            return cls(**given)
+        except (KeyError, TypeError) as error:
+            raise ModelError(f"incomplete model description: {error}") from None
