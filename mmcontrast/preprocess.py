@@ -52,9 +52,7 @@ def decode_image(source: bytes | Path, max_pixels: int = MAX_IMAGE_PIXELS) -> Im
         with warnings.catch_warnings():
             # Our own cap below speaks for Pillow's fixed one; damaged EXIF blocks are no reason to complain.
             warnings.simplefilter("ignore")
-            with Image.open(
-                io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS
-            ) as image:
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
                 if image.width * image.height > max_pixels:
                     raise DataError(
                         f"picture of {image.width} x {image.height} pixels is over the limit of {max_pixels} "

@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+from tiny_runs import mmcontrast_command, one_thread, tiny_run
+
+__all__ = ["mmcontrast_command", "one_thread", "tiny_run"]  # fixtures that are made once for all files
 
 
 @pytest.fixture(scope="session")

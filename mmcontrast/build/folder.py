@@ -48,7 +48,7 @@ class RunFolder:
         """
         if resume:
             self._check_same(config)
-        elif self.config.exists() and not overwrite:
+        elif self._has_begun() and not overwrite:
             raise TrainingError(f"{self.path} holds a run already: pass --resume to go on with it, or another --output")
         elif self.config.exists():
             for old in (self.model, self.tokenizer, self.checkpoints, self.path / "tensorboard"):
@@ -61,6 +61,11 @@ class RunFolder:
             self.bad_rows.touch()
         except OSError as error:
             raise TrainingError(f"output: cannot write to {self.path}: {error.strerror}") from error
+
+    def _has_begun(self) -> bool:
+        """Whether anything would be lost: a run that failed before its first line or checkpoint may be replaced."""
+        logged = self.metrics.exists() and self.metrics.stat().st_size > 0
+        return self.config.exists() and (logged or any(self.checkpoints.glob("*")))
 
     def _check_same(self, config: Config) -> None:
         if not self.config.exists():

@@ -17,7 +17,7 @@ from mmcontrast.config import load_config
 from mmcontrast.data import PairSource, open_source
 from mmcontrast.embedding import Advance
 from mmcontrast.embedding_folder import embed_to_folder
-from mmcontrast.errors import MMContrastError, ModelError
+from mmcontrast.errors import DataError, MMContrastError, ModelError
 from mmcontrast.evaluation.tasks import run_tasks
 from mmcontrast.evaluation.zero_shot import load_classnames, load_templates
 from mmcontrast.models import DualEncoder, SentencePieceTokenizer, save_tokenizer, train_sentencepiece
@@ -65,6 +65,8 @@ def evaluate(
         {task: {metric: value}}; None where a metric is not defined.
     """
     # What is quick to check comes first: a misspelt file should not cost the loading of a model.
+    if not all(k >= 1 for k in ks):
+        raise DataError(f"ks: recall at {min(ks)} is not defined; take 1 or more")
     templates = load_templates(templates) if isinstance(templates, str | Path) else templates
     classnames = load_classnames(classnames) if isinstance(classnames, str | Path) else classnames
     source = data
@@ -92,9 +94,18 @@ def evaluate(
         progress=progress,
     )
     if say is not None:
-        for line in remarks(evaluation):
+        for line in [*left_out(source), *remarks(evaluation)]:
             say(line)
     return evaluation.results
+
+
+def left_out(source: PairSource) -> list[str]:
+    """One line on the rows of a source that cannot be used, if there are any."""
+    if not source.bad_rows:
+        return []
+    first = source.bad_rows[0]
+    total = len(source) + len(source.bad_rows)
+    return [f"{len(source.bad_rows)} of {total} rows are left out; the first is row {first.row}: {first.reason}"]
 
 
 def embed(
@@ -127,6 +138,7 @@ def train_tokenizer(
     vocab_size: int = 4000,
     *,
     split: str | None = None,
+    image_column: str | None = None,
     caption_columns: Sequence[str] | None = None,
     context_length: int = 32,
     seed: int = 0,
@@ -142,7 +154,9 @@ def train_tokenizer(
     folder = Path(output)
     if folder.exists() and any(folder.iterdir()):
         raise ModelError(f"{folder} is not empty: give another --output, or remove it")
-    source = open_source(data, split=split, caption_columns=caption_columns) if isinstance(data, str | Path) else data
+    source = data
+    if isinstance(source, str | Path):
+        source = open_source(source, split=split, image_column=image_column, caption_columns=caption_columns)
     vocabulary = train_sentencepiece(all_captions(source), vocab_size, seed=seed)
     tokenizer = SentencePieceTokenizer(vocabulary, context_length)
     save_tokenizer(tokenizer, folder)
@@ -170,6 +184,8 @@ def load_encoder(model: DualEncoder | str | Path) -> DualEncoder:
     """A model from its folder or Hub name, on the GPU where there is one; a model passes as it is."""
     if isinstance(model, DualEncoder):
         return model
+    if (Path(model) / "config.yaml").is_file():
+        raise ModelError(f"{model} is a run, not a model: take {Path(model) / 'model'}")
     return DualEncoder.from_pretrained(model, device="cuda" if torch.cuda.is_available() else None)
 
 

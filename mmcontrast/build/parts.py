@@ -6,17 +6,20 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
+from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType, ProjectConfiguration
 
 from mmcontrast import distributed
+from mmcontrast.build.fine_tuning import starting_model
 from mmcontrast.config import Config, SourceConfig
 from mmcontrast.data import PairSource, PairStream, Row, open_source, open_stream
-from mmcontrast.errors import ConfigError, DataError
+from mmcontrast.errors import ConfigError, DataError, TrainingError
 from mmcontrast.models import (
     ClipTokenizer,
     DualEncoder,
@@ -130,7 +133,9 @@ def make_tokenizer(config: Config, source: PairSource | PairStream, folder: Path
         assert settings.name is not None
         return TransformersTokenizer(settings.name, context_length)
     if settings.name is not None:
-        return SentencePieceTokenizer.from_file(settings.name, context_length)
+        file = Path(settings.name).expanduser()
+        # `mmcontrast tokenizer train` writes a folder; the context length is this model's, not that of then.
+        return SentencePieceTokenizer.from_file(file / "sentencepiece.model" if file.is_dir() else file, context_length)
     if distributed.rank() == 0 and not folder.exists():
         model = train_sentencepiece(all_captions(source), settings.vocab_size, seed=config.training.seed)
         aside = folder.with_name(f".{folder.name}.part")  # a run that dies here must not leave half a tokenizer
@@ -157,7 +162,7 @@ def model_spec(config: Config) -> ModelSpec:
 def make_model(config: Config, source: PairSource | PairStream, tokenizer_folder: Path) -> DualEncoder:
     """A new dual encoder from the config, or the one of `model.init_from`."""
     if config.model.init_from is not None:
-        model = DualEncoder.from_pretrained(config.model.init_from)
+        model = starting_model(config)
     else:
         tokenizer = make_tokenizer(config, source, tokenizer_folder)
         model = build_dual_encoder(model_spec(config), tokenizer, seed=config.training.seed)
@@ -168,11 +173,31 @@ def make_model(config: Config, source: PairSource | PairStream, tokenizer_folder
 
 def make_accelerator(config: Config, folder: Path) -> Accelerator:
     """The accelerator, with the run's precision and trackers."""
-    return Accelerator(
+    check_trackers(config.training.trackers)
+    # Accelerate keeps the precision of a program's first run and refuses another one in a second run.
+    AcceleratorState._reset_state()
+    accelerator = Accelerator(
+        # Without being told, Accelerate does not join the processes of torchrun on a machine without a GPU.
+        cpu=not torch.accelerator.is_available(),
         mixed_precision=precision(config.training.precision),
         log_with=config.training.trackers or None,
         project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "tensorboard")),
     )
+    if accelerator.num_processes != distributed.world_size():
+        raise TrainingError(
+            f"{distributed.world_size()} processes were started, but Accelerate trains on {accelerator.num_processes}"
+        )
+    return accelerator
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Accelerate drops a tracker whose package is missing without a word."""
+    known = [str(name) for name in LoggerType if name != LoggerType.ALL]
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"training.trackers: {name!r} is unknown; choose of {', '.join(known)}")
+        if name not in map(str, get_available_trackers()):
+            raise ConfigError(f"training.trackers: the package of {name} is not installed; install it or leave it out")
 
 
 def precision(setting: str) -> str:

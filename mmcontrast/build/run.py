@@ -81,7 +81,6 @@ class Run:
     def finish(self) -> Results:
         """Load the best model from disk, evaluate it, and write results.json and report.html."""
         trainer = self.trainer
-        trainer.accelerator.end_training()
         results: dict[str, dict[str, float | None]] = {}
         if distributed.rank() == 0:
             evaluation: Evaluation | None = None
@@ -94,8 +93,11 @@ class Run:
             self.folder.write_results(results)
             source = None if self.validation is None else self.validation.source
             write_run_report(self.config, self.folder, trainer.progress, evaluation, source, self.facts)
-            self.console.print(f"model {self.folder.model}  report {self.folder.report}", highlight=False)
+            self.console.print(
+                f"model {self.folder.model}  report {self.folder.report}", highlight=False, soft_wrap=True
+            )
         distributed.barrier()
+        trainer.accelerator.end_training()  # last: it takes the process group down, and with it the ranks
         return Results(self.folder.path, results)
 
 
@@ -124,19 +126,19 @@ def prepare(config: Config, console: Console, *, resume: bool = False, overwrite
         num_validation=None if held_out is None else len(held_out),
         world_size=accelerator.num_processes,
     )
+    validation = None if held_out is None else Validation(held_out, config)
     if distributed.rank() == 0:
         folder.prepare(config, resume=resume, overwrite=overwrite)
     distributed.barrier()
     model = parts.make_model(config, source, folder.tokenizer)
-    validation = None if held_out is None else Validation(held_out, config)
     schedule = make_schedule(config, num_items)
     batches = make_batches(config, source, model)
     torch.manual_seed(config.training.seed + distributed.rank())  # dropout differs between ranks
     trainer = make_trainer(config, folder, accelerator, model, batches, validation, schedule, console)
     if isinstance(source, PairSource):
-        trainer.bad_rows.add(source.bad_rows, 0)
-    if resume:
-        trainer.load_checkpoint()
+        trainer.bad_rows.leave_out(source.bad_rows)
+    if resume and not trainer.load_checkpoint():
+        trainer.metrics.rewind(0)  # it died before its first checkpoint: lines of its first steps come again
     return Run(config, folder, trainer, validation, facts(model, source), console)
 
 

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from torch import nn
 
 from mmcontrast.build.parts import known_words
-from mmcontrast.config import Config
+from mmcontrast.config import Config, EvaluationConfig
 from mmcontrast.data import PairSource
+from mmcontrast.errors import ConfigError
+from mmcontrast.evaluation.classnames import prompt_classnames
 from mmcontrast.evaluation.tasks import Evaluation, run_tasks
 from mmcontrast.evaluation.zero_shot import DEFAULT_TEMPLATES, load_templates
 from mmcontrast.models import DualEncoder
@@ -22,6 +24,35 @@ def configured_templates(config: Config) -> list[str]:
     return load_templates(templates) if isinstance(templates, str) else list(templates)
 
 
+def check_measurable(source: PairSource, settings: EvaluationConfig, tasks: Sequence[str]) -> None:
+    """Find before training what would end the run at its first evaluation.
+
+    Raises:
+        ConfigError: the data lacks the groups, labels or sizes that the settings ask for.
+        DataError: the class names do not fit those of the data.
+    """
+    task, _, metric = settings.best_metric.partition(".")
+    if task not in tasks:
+        raise ConfigError(
+            f"evaluation.best_metric: {settings.best_metric!r} needs labels with names, and {source.name} has none "
+            "(data.label_column)"
+        )
+    if settings.positives in ("group", "label") and "retrieval" in tasks:
+        value = source.group if settings.positives == "group" else source.label
+        if all(value(i) is None for i in range(len(source))):
+            rule = settings.positives
+            raise ConfigError(f"evaluation.positives: {rule} needs data.{rule}_column, and {source.name} has none")
+    names = source.label_names
+    if "zero_shot" in tasks and names is not None:
+        prompt_classnames(names, settings.classnames, set())
+    if metric == "acc5" and names is not None and len(names) < 5:
+        raise ConfigError(f"evaluation.best_metric: acc5 is not defined for {len(names)} classes; take zero_shot.acc1")
+    way, at, k = metric.partition("_recall@")
+    gallery = len(source) if way == "text_to_image" else sum(len(source.captions(i)) for i in range(len(source)))
+    if at and int(k) > gallery:
+        raise ConfigError(f"evaluation.best_metric: {metric} is not defined among {gallery} rows; take a smaller k")
+
+
 class Validation:
     """Runs the configured tasks on one source; zero_shot is left out where the data has no labels."""
 
@@ -33,6 +64,7 @@ class Validation:
         self.max_image_pixels = config.data.max_image_pixels
         labelled = source.label_names is not None or config.evaluation.classnames is not None
         self.tasks: Sequence[str] = [task for task in self.settings.tasks if task != "zero_shot" or labelled]
+        check_measurable(source, self.settings, self.tasks)
 
     def evaluate(self, model: DualEncoder) -> Evaluation:
         """All tasks, with what the report shows."""

@@ -10,7 +10,16 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mmcontrast.cli.exit_codes import Commands
-from mmcontrast.cli.output import as_json_text, progress, show_run, show_scores, show_summary, write_json
+from mmcontrast.cli.output import (
+    as_json_text,
+    check_json_output,
+    progress,
+    show_remark,
+    show_run,
+    show_scores,
+    show_summary,
+    write_json,
+)
 
 Task = Literal["retrieval", "zero_shot"]
 Positives = Literal["id", "caption", "group", "label"]
@@ -105,6 +114,7 @@ def evaluate(
     output: JsonOutput = None,
 ) -> None:
     """Measure retrieval or zero-shot classification; JSON is {task: {metric: value}}."""
+    check_json_output(output)
     options: dict[str, Any] = {
         "data": data,
         "task": task,
@@ -129,7 +139,7 @@ def evaluate(
 
     options |= {"task": task or "retrieval", "positives": positives or "id"}
     with progress("evaluate") as advance:
-        results = build.evaluate(model, batch_size=batch_size, progress=advance, **options)
+        results = build.evaluate(model, batch_size=batch_size, progress=advance, say=show_remark, **options)
     show_scores(results, output)
 
 
@@ -142,7 +152,7 @@ def _evaluate_suite(model: str, path: Path, output: Path | None) -> None:
     results: dict[str, Mapping[str, float | None]] = {}
     for task in suite.tasks:
         with progress(task.name) as advance:
-            scores = build.evaluate(model, progress=advance, **task.model_dump(exclude={"name"}))
+            scores = build.evaluate(model, progress=advance, say=show_remark, **task.model_dump(exclude={"name"}))
         results[task.name] = scores[task.task]
         if output:  # what is measured is kept if a later task fails
             write_json(results, output)
@@ -186,12 +196,15 @@ def train_tokenizer(
     output: Annotated[Path, typer.Option(help="Folder for the tokenizer.")],
     vocab_size: Annotated[int, typer.Option(min=32, help="Number of pieces.")] = 4000,
     split: Split = None,
+    image_column: ImageColumn = None,
     caption_columns: CaptionColumns = None,
 ) -> None:
     """Train a SentencePiece tokenizer on captions; use it by model.tokenizer.name."""
     from mmcontrast import build
 
-    summary = build.train_tokenizer(data, output, vocab_size, split=split, caption_columns=caption_columns or None)
+    summary = build.train_tokenizer(
+        data, output, vocab_size, split=split, image_column=image_column, caption_columns=caption_columns or None
+    )
     write_json(summary, output / "summary.json")
     show_summary(summary, output)
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from mmcontrast.errors import MMContrastError
+
 if TYPE_CHECKING:
     from mmcontrast.build import Results
 
@@ -20,6 +22,17 @@ Scores = Mapping[str, Mapping[str, float | None]]
 def as_json_text(values: Any) -> str:
     """JSON with a final newline; NaN is refused, since other readers do not know it."""
     return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def check_json_output(path: Path | None) -> None:
+    """Before the work and not after it: whether the JSON can be written there."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise MMContrastError(f"--output: {path} is a folder; name a file in it")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(path if path.exists() else above, os.W_OK):
+        raise MMContrastError(f"--output: cannot write {path}")
 
 
 def write_json(values: Any, path: Path) -> None:
@@ -44,6 +57,11 @@ def show_scores(results: Scores, output: Path | None) -> None:
     else:
         write_json(results, output)
         typer.echo(f"results: {output}")
+
+
+def show_remark(line: str) -> None:
+    """What the reader of numbers should know, on stderr: stdout may be JSON."""
+    typer.echo(line, err=True)
 
 
 def show_summary(summary: Mapping[str, Any], folder: Path) -> None:

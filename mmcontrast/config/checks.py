@@ -118,8 +118,6 @@ def _loss(config: Config) -> Iterator[Problem]:
     training = config.training
     if training.loss == "sigmoid" and config.model.logit_bias is None:
         yield "model.logit_bias", "is needed by training.loss sigmoid; SigLIP starts at -10"
-    if training.loss == "sigmoid" and training.label_smoothing > 0:
-        yield "training.label_smoothing", "belongs to training.loss info_nce; set it to 0 with sigmoid"
     if config.negatives.known_positives == "positives" and config.negatives.rule == "none":
         yield (
             "negatives.known_positives",

@@ -45,8 +45,11 @@ class ImageTowerConfig(TowerConfig):
 class TextTowerConfig(TowerConfig):
     """Which network reads the caption."""
 
-    library: Literal["open_clip", "transformers"] = "open_clip"
-    """Library that the text tower comes from; a text section without library, name and kwargs is 4 layers of 256."""
+    library: Literal["open_clip", "transformers", "bag_of_words"] = "open_clip"
+    """Library that the text tower comes from (bag_of_words: our own, cheapest, blind to word order).
+
+    A text section without library, name and kwargs is an open_clip tower of 4 layers of 256.
+    """
     context_length: Annotated[int, Field(ge=4)] = 32
     """Longest caption in tokens, begin and end marks included; longer ones are cut and counted (4 at least)."""
 
@@ -168,8 +171,6 @@ class TrainingConfig(Section):
     """Recompute activations in the backward pass: less memory, more time."""
     loss: Literal["info_nce", "sigmoid"] = "info_nce"
     """Loss over the batch's similarities."""
-    label_smoothing: Share = 0.0
-    """Share of each target that info_nce spreads over the batch."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Evaluate and save a moving average of the weights with this decay a step; null has none."""
     checkpoint_every_steps: Count | None = None

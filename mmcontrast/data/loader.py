@@ -156,3 +156,7 @@ class _Loader(DataLoader[Any]):
 
 def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
+    # Ctrl-C and schedulers signal the whole process group: the trainer still needs its data to finish the step and
+    # save. In a group of their own the workers end when the trainer tells them to, or when it is gone.
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mmcontrast.errors import ModelError
-from mmcontrast.models import towers_open_clip, towers_timm, towers_transformers
+from mmcontrast.models import towers_bag_of_words, towers_open_clip, towers_timm, towers_transformers
 from mmcontrast.models.dual_encoder import DualEncoder
 from mmcontrast.models.projection import build_projection
 from mmcontrast.models.spec import ImageTowerSpec, ModelSpec, TextTowerSpec
@@ -80,6 +80,8 @@ def _channels_last(tower: nn.Module) -> None:
 def _text_tower(spec: TextTowerSpec, embed_dim: int, tokenizer: Tokenizer) -> BuiltTextTower:
     if spec.library == "open_clip":
         return towers_open_clip.build_text_tower(spec, embed_dim, tokenizer)
+    if spec.library == "bag_of_words":
+        return towers_bag_of_words.build_text_tower(spec, tokenizer)
     return towers_transformers.build_text_tower(spec, tokenizer)
 
 

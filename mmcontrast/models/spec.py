@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, get_args
 from mmcontrast.errors import ModelError
 
 ImageLibrary = Literal["timm", "open_clip", "transformers"]
-TextLibrary = Literal["open_clip", "transformers"]
+TextLibrary = Literal["open_clip", "transformers", "bag_of_words"]
 Projection = Literal["linear", "mlp", "none"]
 
 INITIAL_LOGIT_SCALE = 1 / 0.07
@@ -68,8 +68,9 @@ class TextTowerSpec:
     Attributes:
         library, name, pretrained, projection, dropout, locked: as in `ImageTowerSpec`.
         context_length: tokens of the longest caption that the tower reads.
-        kwargs: open_clip: fields of the text config (`pool_type` also "mean"; `layers: 0` = bag of words);
-            transformers: `model_type` and config fields, and `pooling` ("mean", "cls", "eos", "pooler").
+        kwargs: open_clip: fields of the text config (`pool_type` also "mean");
+            transformers: `model_type` and config fields, and `pooling` ("mean", "cls", "eos", "pooler");
+            bag_of_words: `width` and `token_dropout`.
     """
 
     library: TextLibrary

@@ -180,22 +180,16 @@ def _create(spec: ImageTowerSpec | TextTowerSpec, recipe: Recipe, part: Part) ->
     config = dict(recipe.config)
     if part == "text_cfg" and config.get("pool_type") == "mean":
         config["pool_type"] = "argmax"  # the pooling is ours
-    bag_of_words = part == "text_cfg" and config.get("layers") == 0
-    if bag_of_words:
-        config["layers"] = 1  # open_clip's initialisation divides by the number of layers
     try:
         if spec.pretrained:
             return _create_pretrained(spec, recipe, part, config)
         configs = {**_SMALLEST, part: config}
-        clip = CustomTextCLIP(recipe.embed_dim, **configs, quick_gelu=recipe.quick_gelu)
+        return CustomTextCLIP(recipe.embed_dim, **configs, quick_gelu=recipe.quick_gelu)
     except ModelError:
         raise
     except Exception as error:  # asserts, shape errors, failed downloads: open_clip raises of all kinds
         where = "model.image" if part == "vision_cfg" else "model.text"
         raise ModelError(f"{where}: open_clip cannot build {spec.name or 'this tower'}: {one_line(error)}") from error
-    if bag_of_words:
-        clip.text.transformer.resblocks = nn.ModuleList()
-    return clip
 
 
 def _create_pretrained(spec: ImageTowerSpec | TextTowerSpec, recipe: Recipe, part: Part, config: dict[str, Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -61,9 +61,17 @@ class BadRowLog:
         self.max_share = max_share
         self.num_rows = num_rows
         self.known: set[tuple[str, int]] = set()
+        self.left_out: set[tuple[str, int]] = set()
         if path.exists():
             rows = [json.loads(line) for line in path.read_text().splitlines()]
             self.known = {(row["source"], row["row"]) for row in rows}
+
+    def leave_out(self, rows: Sequence[BadRow]) -> None:
+        """List rows that were known to be bad before training; the steps never see them, so they count in no share."""
+        self.left_out = {(row.source, row.row) for row in rows}
+        if distributed.rank() == 0:
+            self._list([row for row in rows if (row.source, row.row) not in self.known])
+        self.known |= self.left_out
 
     def add(self, rows: Iterable[BadRow], samples_seen: int) -> None:
         """Note the bad rows of all ranks; every rank calls this.
@@ -74,15 +82,19 @@ class BadRowLog:
         fresh = {(row.source, row.row): row for row in distributed.gather_lists(list(rows))}
         fresh = {key: row for key, row in fresh.items() if key not in self.known}
         self.known.update(fresh)
-        if fresh and distributed.rank() == 0:
-            with self.path.open("a") as file:
-                file.writelines(json.dumps(asdict(row)) + "\n" for row in fresh.values())
-        seen = max(samples_seen if self.num_rows is None else min(samples_seen, self.num_rows), 1)
-        if seen >= _MIN_ROWS_FOR_LIMIT and len(self.known) / seen > self.max_share:
+        if distributed.rank() == 0:
+            self._list(fresh.values())
+        bad = len(self.known - self.left_out)
+        seen = samples_seen if self.num_rows is None else min(samples_seen, self.num_rows)
+        if seen >= min(_MIN_ROWS_FOR_LIMIT, self.num_rows or _MIN_ROWS_FOR_LIMIT) and bad > self.max_share * seen:
             raise DataError(
-                f"{len(self.known)} of the {seen} rows seen so far are bad, over the limit of {self.max_share:.0%}: "
+                f"{bad} of the {seen} rows seen so far are bad, over the limit of {self.max_share:.0%}: "
                 f"see {self.path}, mend the data or raise data.max_bad_row_share"
             )
+
+    def _list(self, rows: Iterable[BadRow]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
 
 
 class ProgressDisplay:

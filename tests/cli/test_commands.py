@@ -33,6 +33,8 @@ class Build(ModuleType):
     def note(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if progress := kwargs.pop("progress", None):
             progress(3)
+        if say := kwargs.pop("say", None):
+            say("a remark")
         self.calls.append((name, args, kwargs))
         if self.error:
             raise self.error
@@ -132,7 +134,9 @@ def test_evaluate_writes_json_or_prints_it(build: Build, run: Callable[..., Resu
     }
     assert json.loads((tmp_path / "deep/out.json").read_text()) == {"zero_shot": {"value": 1.0}}
     assert "results: deep/out.json" in result.stdout
-    assert json.loads(run(*words).stdout) == {"zero_shot": {"value": 2.0}}
+    printed = run(*words)
+    assert json.loads(printed.stdout) == {"zero_shot": {"value": 2.0}}
+    assert "a remark\n" in printed.stderr
 
 
 def test_evaluate_passes_repeated_caption_columns(build: Build, run: Callable[..., Result]) -> None:
@@ -163,7 +167,7 @@ def test_embed_and_tokenizer(build: Build, run: Callable[..., Result], tmp_path:
     assert embed_args == ("m", "photos", Path("features"))
     assert embed_options == {"split": None, "batch_size": 8, "image_column": None, "caption_columns": None}
     assert tokenizer_args == ("d.csv", Path("tok"), 100)
-    assert tokenizer_options == {"split": None, "caption_columns": ["c"]}
+    assert tokenizer_options == {"split": None, "image_column": None, "caption_columns": ["c"]}
     assert json.loads((tmp_path / "tok/summary.json").read_text()) == {"vocab_size": 100}
 
 

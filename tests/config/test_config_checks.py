@@ -56,7 +56,6 @@ def config(*overrides: str) -> Config:
             "model.tokenizer.kind: a SentencePiece vocabulary trained here does not fit a pretrained text tower; "
             "take clip",
         ),
-        (["training.loss=sigmoid", "training.label_smoothing=0.1"], "training.label_smoothing: belongs to"),
         (
             ["negatives.rule=none", "negatives.known_positives=positives"],
             "negatives.known_positives: positives needs negatives.rule duplicates",

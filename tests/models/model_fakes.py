@@ -86,11 +86,7 @@ TEXT_TOWERS: dict[str, dict[str, Any]] = {
         "library": "open_clip",
         "kwargs": {**_OPEN_CLIP_TEXT, "pool_type": "last", "no_causal_mask": True},
     },
-    "open_clip_bag": {
-        "library": "open_clip",
-        "kwargs": {"width": 16, "heads": 2, "layers": 0, "pool_type": "mean", "no_causal_mask": True},
-        "projection": "mlp",
-    },
+    "bag_of_words": {"library": "bag_of_words", "kwargs": {"width": 16}, "projection": "mlp"},
     "open_clip_coca": {"library": "open_clip", "kwargs": {**_OPEN_CLIP_TEXT, "embed_cls": True}},
     "hf_bert_mean": {"library": "transformers", "kwargs": {"model_type": "bert", **TINY_BERT}},
     "hf_bert_cls": {"library": "transformers", "kwargs": {"model_type": "bert", "pooling": "cls", **TINY_BERT}},

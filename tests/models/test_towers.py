@@ -66,7 +66,7 @@ def test_different_captions_get_different_embeddings(text: str, tokenizer: Sente
     assert distance.min() > 1e-3
 
 
-@pytest.mark.parametrize("text", ["open_clip_causal", "open_clip_bag", "hf_bert_mean", "hf_clip", "hf_t5", "hf_siglip"])
+@pytest.mark.parametrize("text", ["open_clip_causal", "bag_of_words", "hf_bert_mean", "hf_clip", "hf_t5", "hf_siglip"])
 def test_the_ends_of_long_captions_count_only_up_to_the_context(text: str, tokenizer: SentencePieceTokenizer) -> None:
     model = tiny_model(tokenizer, "open_clip_vit", text)
     long = "a red dog on the grass " * 10
