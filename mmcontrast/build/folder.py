@@ -71,7 +71,9 @@ class RunFolder:
         if not self.config.exists():
             raise TrainingError(f"--resume: {self.path} holds no run (no config.yaml); leave --resume out to start one")
         before, now = _flat(load_config(self.config).model_dump()), _flat(config.model_dump())
-        changed = [key for key in now if before.get(key) != now[key] and not key.startswith(_FREE)]
+        # The workers of a stream share out its rows: another number of them is another order.
+        free = tuple(key for key in _FREE if not (config.data.streaming and key == "data.workers"))
+        changed = [key for key in now if before.get(key) != now[key] and not key.startswith(free)]
         if changed:
             key = changed[0]
             raise ConfigError(

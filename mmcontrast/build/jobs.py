@@ -70,7 +70,10 @@ def evaluate(
     templates = load_templates(templates) if isinstance(templates, str | Path) else templates
     classnames = load_classnames(classnames) if isinstance(classnames, str | Path) else classnames
     source = data
+    tasks = [task] if isinstance(task, str) else list(task)
     if isinstance(source, str | Path):
+        if caption_columns is None and "retrieval" not in tasks:
+            caption_columns = ()  # a row without a caption is as good as any other here
         source = open_source(
             source,
             split=split,
@@ -83,7 +86,7 @@ def evaluate(
     evaluation = run_tasks(
         encoder,
         source,
-        [task] if isinstance(task, str) else task,
+        tasks,
         positives=positives,
         ks=ks,
         templates=encoder.templates if templates is None else templates,
@@ -126,7 +129,13 @@ def embed(
     """
     source = data
     if isinstance(source, str | Path):
-        source = open_source(source, split=split, image_column=image_column, caption_columns=caption_columns)
+        source = open_source(
+            source,
+            split=split,
+            image_column=image_column,
+            caption_columns=caption_columns,
+            captions_optional=True,
+        )
     encoder = load_encoder(model)
     summary = embed_to_folder(encoder, source, output, batch_size=batch_size, workers=WORKERS, progress=progress)
     return asdict(summary)

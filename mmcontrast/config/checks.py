@@ -59,8 +59,24 @@ def _default_towers(model: dict[str, Any]) -> dict[str, Any]:
 
 def problems_between_fields(config: Config) -> list[Problem]:
     """Everything that no single field can know."""
-    rooms = (_towers, _image_size, _tokenizer, _loss, _reading, _schedule, _evaluation, _prompts, _best_metric)
+    rooms = (_start, _towers, _image_size, _tokenizer, _loss, _reading, _schedule, _evaluation, _prompts, _best_metric)
     return [problem for room in rooms for problem in room(config)]
+
+
+def _start(config: Config) -> Iterator[Problem]:
+    """A model to start from brings its own architecture; other values beside it would do nothing."""
+    model = config.model
+    if model.init_from is None:
+        return
+    default = type(model)()
+    for part in ("image", "text", "tokenizer"):
+        given, usual = getattr(model, part), getattr(default, part)
+        for name in type(given).model_fields:
+            if name != "locked" and getattr(given, name) != getattr(usual, name):
+                yield f"model.{part}.{name}", "comes with the model of model.init_from; leave it out"
+    for name in ("embed_dim", "logit_scale", "logit_scale_learnable", "logit_scale_max"):
+        if getattr(model, name) != getattr(default, name) and config.training.loss != "sigmoid":
+            yield f"model.{name}", "comes with the model of model.init_from; leave it out"
 
 
 def _towers(config: Config) -> Iterator[Problem]:

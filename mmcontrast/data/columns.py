@@ -34,12 +34,13 @@ MAX_MEAN_GROUP_SIZE = 20
 
 @dataclass(frozen=True)
 class Wanted:
-    """Columns named by the user; None = guess, "" = there is none (label and group only)."""
+    """Columns named by the user; None = guess; "" (of captions: an empty tuple) = there is none."""
 
     image: str | None = None
     captions: tuple[str, ...] | None = None
     label: str | None = None
     group: str | None = None
+    captions_optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def choose_columns(found: Sequence[str], wanted: Wanted, where: str, note: str =
     free = [column for column in free if column != image]
     label = _first(free, _LABEL) if wanted.label is None else wanted.label or None
     captions = _guess_captions(free, label) if wanted.captions is None else wanted.captions
-    if not captions and label is None:
+    if not captions and label is None and wanted.captions is None and not wanted.captions_optional:
         raise DataError(f"{where}: no column looks like captions (set data.caption_column); {listed}")
     group = _first(free, _GROUP) if wanted.group is None else wanted.group or None
     given = {"image": wanted.image, "captions": wanted.captions, "label": wanted.label, "group": wanted.group}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def dataset_columns(features: Any, wanted: Wanted, name: str) -> Columns:
     if wanted.image is None:
         pictures = [column for column, feature in features.items() if type(feature).__name__ == "Image"]
         if len(pictures) == 1:
-            wanted = Wanted(pictures[0], wanted.captions, wanted.label, wanted.group)
+            wanted = replace(wanted, image=pictures[0])
     columns = choose_columns(list(features), wanted, name)
     return prefer_label_text(columns, list(features), class_names(features, columns.label) is not None)
 
@@ -73,6 +74,19 @@ def _column(dataset: Any, column: str) -> Any:
     return dataset.data.table.column(column)
 
 
+def _in_table_order(dataset: Any) -> Any:
+    """The data set with its rows written out in order, without the library's progress bar."""
+    import datasets
+
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        return dataset.flatten_indices()
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+
+
 def dataset_source(path: str, split: str | None, wanted: Wanted, rows: int | None, name: str) -> RowSource:
     """Map-style source of a `datasets` data set."""
     dataset = load(path, split)
@@ -81,7 +95,7 @@ def dataset_source(path: str, split: str | None, wanted: Wanted, rows: int | Non
     if not len(dataset):
         raise no_rows(name, [])
     # An order laid over the table by shuffle() or select() would make positions disagree with its rows.
-    dataset = dataset.flatten_indices()
+    dataset = _in_table_order(dataset)
     columns = dataset_columns(dataset.features, wanted, name)
     used = [column for column in [*columns.captions, columns.label, columns.group] if column]
     kind = dataset.data.schema.field(columns.image).type

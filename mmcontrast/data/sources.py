@@ -49,6 +49,7 @@ def open_source(
     caption_columns: str | Sequence[str] | None = None,
     label_column: str | None = None,
     group_column: str | None = None,
+    captions_optional: bool = False,
     seed: int = 0,
 ) -> PairSource:
     """Open image-caption pairs for random access.
@@ -62,7 +63,8 @@ def open_source(
         split: split of a data set or folder.
         rows: only the first so many rows.
         image_column, caption_columns, label_column, group_column: names of the columns; None = guess,
-            "" = there is none (label and group only). Several caption columns are pooled.
+            "" = there is none. Several caption columns are pooled.
+        captions_optional: pictures alone are enough; otherwise data without captions and labels is an error.
         seed: of synthetic scenes.
 
     Raises:
@@ -73,7 +75,7 @@ def open_source(
         return _scenes(name, split, rows, seed)
     if rows is not None and rows < 1:
         raise DataError(f"{name}: rows = {rows}: at least 1 is needed")
-    wanted = make_wanted(image_column, caption_columns, label_column, group_column)
+    wanted = make_wanted(image_column, caption_columns, label_column, group_column, captions_optional)
     located = locate(name, format, split)
     files = located.files
     if located.kind == "parquet":
@@ -88,11 +90,16 @@ def open_source(
 
 
 def make_wanted(
-    image: str | None, captions: str | Sequence[str] | None, label: str | None, group: str | None
+    image: str | None,
+    captions: str | Sequence[str] | None,
+    label: str | None,
+    group: str | None,
+    captions_optional: bool = False,
 ) -> Wanted:
     """The user's columns in one object."""
     names = (captions,) if isinstance(captions, str) else captions
-    return Wanted(image or None, tuple(names) if names else None, label, group)
+    chosen = None if names is None else tuple(name for name in names if name)
+    return Wanted(image or None, chosen, label, group, captions_optional)
 
 
 def _scenes(path: str, split: str | None, rows: int | None, seed: int) -> PairSource:

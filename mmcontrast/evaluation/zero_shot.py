@@ -111,6 +111,8 @@ def _notes(confusion: Tensor, class_names: Sequence[str]) -> list[str]:
     absent = [name for name, count in zip(class_names, confusion.sum(dim=1).tolist(), strict=True) if not count]
     if absent:
         notes.append(f"{len(absent)} classes have no pictures and count in no mean: {_some(absent)}")
+    if len(class_names) == 1:
+        notes.append("there is only one class, so that every picture is right")
     twice = sorted({name for name in class_names if list(class_names).count(name) > 1})
     if twice:
         notes.append(f"several classes have the same name, so that nothing can tell them apart: {_some(twice)}")

@@ -57,6 +57,10 @@ class Checkpointer:
         """The shared state and this rank's own."""
         try:
             shared = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+            if shared.get("world_size", 1) != distributed.world_size():
+                raise TrainingError(
+                    f"checkpoint {path} was written by {shared['world_size']} processes: resume with as many"
+                )
             own = torch.load(path / f"rank-{distributed.rank()}.pt", map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
             raise TrainingError(

@@ -28,6 +28,9 @@ from mmcontrast.types import BadRow, PairBatch
 Evaluator = Callable[[nn.Module], dict[str, float | None]]
 
 
+ALL_KNOWN = 0.999
+
+
 class Trainer:
     """Trains a dual encoder.
 
@@ -149,6 +152,8 @@ class Trainer:
             self._evaluate()
         stopping = distributed.any_rank(stop.signal_number is not None, self.accelerator.device)
         save = evaluate if when.checkpoint_every is None else due(step, when.checkpoint_every)
+        if self._finished() and not (last or due(step, when.log_every)):  # stopped early, within a window
+            self._log()
         if save or stopping or self._finished():
             self.save_checkpoint()
         if stopping and not self._finished():
@@ -177,6 +182,11 @@ class Trainer:
         self.bad_rows.add(self._new_bad_rows, self.progress.samples_seen)
         self._new_bad_rows = []
         self._check_finite(means["loss"])
+        if means.get("known_positive_share", 0.0) > ALL_KNOWN:
+            raise TrainingError(
+                "every caption of a batch fits every picture of it (same caption or group), so there is nothing to "
+                "tell apart: check data.caption_column and data.group_column"
+            )
 
     def _check_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -200,7 +210,8 @@ class Trainer:
             self.progress.best_metric, self.progress.best_step = metric, self.progress.global_step
             self.save_best(self.bare_model)
         self.progress.evaluations_without_gain = 0 if better else self.progress.evaluations_without_gain + 1
-        line = {"global_step": self.progress.global_step, "epoch": self.progress.epoch, "split": "validation"}
+        names = ("global_step", "epoch", "samples_seen")
+        line = {name: getattr(self.progress, name) for name in names} | {"split": "validation"}
         # TASK.METRIC is how configs name a metric; lines of the log carry the metric's own name.
         self.metrics.write(line | {name.partition(".")[2]: value for name, value in values.items()})
         self.display.evaluation(self.progress.global_step, values, self.best_metric, better)
@@ -211,6 +222,7 @@ class Trainer:
         self._check_finite(self._window.total("loss"))
         shared: dict[str, Any] = {
             "progress": asdict(self.progress),
+            "world_size": distributed.world_size(),
             "model": self.accelerator.unwrap_model(self.model).state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),

@@ -153,6 +153,18 @@ def test_embed(tiny_run: Path, table: Path, tmp_path: Path, scenes: PairSource) 
     assert rows[3]["captions"] == [scenes.captions(3)[0]]
 
 
+def test_pictures_alone_can_be_embedded_and_classified(tiny_run: Path, tmp_path: Path, scenes: PairSource) -> None:
+    for i in range(4):
+        data, folder = scenes.image(i), tmp_path / "photos" / ("ring" if i % 2 else "star")
+        assert isinstance(data, bytes)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{i}.jpg").write_bytes(data)
+    summary = mmcontrast.embed(tiny_run / "model", tmp_path / "photos" / "ring", tmp_path / "out")
+    assert (summary["images"], summary["texts"]) == (2, 0)
+    results = mmcontrast.evaluate(tiny_run / "model", tmp_path / "photos", "zero_shot")
+    assert results["zero_shot"].keys() >= {"acc1", "mean_per_class_recall"}
+
+
 def test_the_python_face(tiny_run: Path) -> None:
     model = mmcontrast.DualEncoder.from_pretrained(tiny_run / "model")
     pictures = [Image.new("RGB", (50, 20), colour) for colour in ("red", "blue")]

@@ -40,15 +40,20 @@ def config(*overrides: str) -> Config:
         (["model.image.locked=true"], "model.image.locked: would keep random weights; set model.image.pretrained"),
         (
             [
-                "model.init_from=m",
+                "model.tokenizer.kind=clip",
                 *(
                     f"model.{tower}.{rest}"
                     for tower in ("image", "text")
-                    for rest in ("locked=true", "projection=none")
+                    for rest in ("name=ViT-B-32", "pretrained=openai", "locked=true", "projection=none")
                 ),
             ],
             "model.text.locked: leaves nothing to train",
         ),
+        (
+            ["model.init_from=m", "model.image.name=resnet50"],
+            "model.image.name: comes with the model of model.init_from; leave it out",
+        ),
+        (["model.init_from=m", "model.embed_dim=64"], "model.embed_dim: comes with the model of model.init_from"),
         (["model.logit_scale=200"], "model.logit_scale: is 200, over model.logit_scale_max (100)"),
         (["model.tokenizer.kind=transformers"], "model.tokenizer.name: is needed with kind transformers"),
         (

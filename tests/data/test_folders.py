@@ -66,3 +66,18 @@ def test_nothing_to_pair(tmp_path: Path) -> None:
         write_csv(tmp_path / name, [["image", "caption"], ["000.png", "a"]])
     with pytest.raises(DataError, match=r"several tables \(one.csv, two.csv\): give the path of one"):
         open_source(tmp_path)
+
+
+def test_pictures_alone_where_captions_are_not_needed(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 2)
+    source = open_source(tmp_path, captions_optional=True)
+    assert (len(source), source.columns.captions, source.label_names) == (2, (), None)
+
+
+def test_captions_can_be_left_aside(tmp_path: Path) -> None:
+    names = write_pictures(tmp_path, 3)
+    captions = ["a cat", "", ""]  # rows without a caption are bad rows only where captions are wanted
+    rows = [[name, caption, "cat"] for name, caption in zip(names, captions, strict=True)]
+    write_csv(tmp_path / "captions.csv", [["image", "caption", "label"], *rows])
+    assert len(open_source(tmp_path)) == 1
+    assert len(open_source(tmp_path, caption_columns="")) == 3

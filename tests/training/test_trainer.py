@@ -202,6 +202,40 @@ def test_too_many_bad_rows_stop_the_run(tmp_path: Path) -> None:
     assert len({line["row"] for line in listed}) == len(listed)
 
 
+class OneCaption(TinyBatches):
+    def epoch(self, epoch: int, start_batch: int) -> Iterator[PairBatch]:
+        for batch in super().epoch(epoch, start_batch):
+            batch.caption_key = torch.ones_like(batch.caption_key)
+            batch.caption_keys = batch.caption_key[:, None]
+            yield batch
+
+
+def test_nothing_to_tell_apart_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="every caption of a batch fits every picture"):
+        make_trainer(tmp_path, batches=OneCaption()).fit()
+
+
+def test_early_stopping_logs_its_open_window(tmp_path: Path) -> None:
+    make_trainer(
+        tmp_path,
+        steps=50,
+        evaluate_every=4,
+        patience=1,
+        log_every=3,
+        evaluator=lambda _: {"retrieval.mean_recall": 0.5},
+    ).fit()
+    logged = [line["global_step"] for line in lines(tmp_path) if "split" not in line]
+    assert logged == [3, 6, 8]
+
+
+def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
+    make_trainer(tmp_path, steps=4).fit()
+    path = tmp_path / "checkpoints" / "step-00000004" / "state.pt"
+    torch.save(torch.load(path) | {"world_size": 2}, path)
+    with pytest.raises(TrainingError, match="was written by 2 processes: resume with as many"):
+        make_trainer(tmp_path).load_checkpoint()
+
+
 def test_no_batch_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="gave no full batch"):
         make_trainer(tmp_path, batches=NoBatches()).fit()
