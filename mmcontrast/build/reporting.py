@@ -11,7 +11,7 @@ from PIL import Image
 from mmcontrast.build.folder import RunFolder
 from mmcontrast.config import Config
 from mmcontrast.data import PairSource
-from mmcontrast.evaluation.tasks import EmbeddedData, Evaluation
+from mmcontrast.evaluation.tasks import Evaluation
 from mmcontrast.preprocess import decode_image
 from mmcontrast.report import ReportInputs, retrieval_examples, write_report
 from mmcontrast.report.gallery import GalleryPair
@@ -33,7 +33,7 @@ def write_run_report(
     gallery = GalleryPair([], [])
     zero_shot = None if evaluation is None else evaluation.zero_shot
     if evaluation is not None and source is not None and len(evaluation.data.text_features):
-        gallery = _gallery(evaluation.data, source)
+        gallery = _gallery(evaluation, source)
     bad_rows = [BadRow(**json.loads(line)) for line in folder.bad_rows.read_text().splitlines()]
     write_report(
         ReportInputs(
@@ -54,13 +54,23 @@ def write_run_report(
     )
 
 
-def _gallery(data: EmbeddedData, source: PairSource) -> GalleryPair:
+def _gallery(evaluation: Evaluation, source: PairSource) -> GalleryPair:
+    data = evaluation.data
+    keys = data.positive_keys(evaluation.positives)  # hits in the pictures are what the numbers count as hits
     positions: list[int] = data.positions.tolist()
 
     def thumbnail(i: int) -> Image.Image:
         return decode_image(source.image(positions[i]))
 
-    return retrieval_examples(data.image_features, data.text_features, data.text_images, thumbnail, data.captions)
+    return retrieval_examples(
+        data.image_features,
+        data.text_features,
+        data.text_images,
+        thumbnail,
+        data.captions,
+        image_positives=lambda i: keys.image_queries(i, i + 1)[0],
+        text_positives=lambda j: keys.text_queries(j, j + 1)[0],
+    )
 
 
 def remarks(evaluation: Evaluation) -> list[str]:

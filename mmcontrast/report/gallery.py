@@ -63,6 +63,8 @@ def retrieval_examples(
     count: int = 8,
     seed: int = 0,
     top: int = TOP,
+    image_positives: Callable[[int], Tensor] | None = None,
+    text_positives: Callable[[int], Tensor] | None = None,
 ) -> GalleryPair:
     """Random queries of both directions with their best matches; neither good nor bad ones are picked.
 
@@ -75,6 +77,8 @@ def retrieval_examples(
         count: queries of each direction.
         seed: of the choice of queries.
         top: matches shown of each query.
+        image_positives: image -> (m,) bool, the texts that count as hits; its own by default.
+        text_positives: text -> (n,) bool, the images that count as hits; its own by default.
 
     Raises:
         DataError: the lengths contradict each other.
@@ -89,16 +93,18 @@ def retrieval_examples(
 
     def image_query(i: int) -> RetrievalExample:
         found = text_features @ image_features[i]
-        order, rank = _ranked(found, owners == i, top)
-        items = [RetrievedItem(float(found[j]), int(owners[j]) == i, captions[j]) for j in order]
+        positive = owners == i if image_positives is None else image_positives(i)
+        order, rank = _ranked(found, positive, top)
+        items = [RetrievedItem(float(found[j]), bool(positive[j]), captions[j]) for j in order]
         own = [captions[j] for j in (owners == i).nonzero().flatten().tolist()]
         return RetrievalExample(items, rank, len(captions), own, picture(i))
 
     def text_query(j: int) -> RetrievalExample:
         owner = int(owners[j])
         found = image_features @ text_features[j]
-        order, rank = _ranked(found, torch.arange(len(image_features)) == owner, top)
-        items = [RetrievedItem(float(found[i]), i == owner, thumbnail=picture(i)) for i in order]
+        positive = torch.arange(len(image_features)) == owner if text_positives is None else text_positives(j)
+        order, rank = _ranked(found, positive, top)
+        items = [RetrievedItem(float(found[i]), bool(positive[i]), thumbnail=picture(i)) for i in order]
         return RetrievalExample(items, rank, len(image_features), [captions[j]], picture(owner))
 
     return GalleryPair(

@@ -45,6 +45,25 @@ def test_ranks_and_hits_against_a_literal_loop() -> None:
         assert example.thumbnail == encode_thumbnail(picture(OWNERS[j]))
 
 
+def test_given_positives_decide_on_hits_and_ranks() -> None:
+    images, texts = features(2, 4), features(3, 8)
+    everything = retrieval_examples(
+        images,
+        texts,
+        OWNERS,
+        picture,
+        CAPTIONS,
+        image_positives=lambda i: torch.ones(8, dtype=torch.bool),
+        text_positives=lambda j: torch.arange(4) == 0,
+    )
+    for example in everything.image_queries:
+        assert example.rank == 1
+        assert all(item.hit for item in example.items)
+    for j, example in enumerate(everything.text_queries):
+        scores = [float(texts[j] @ images[i]) for i in range(4)]
+        assert example.rank == 1 + sum(score > scores[0] for score in scores)
+
+
 def test_ties_go_against_the_query() -> None:
     pair = retrieval_examples(torch.ones(4, 1), torch.ones(8, 1), OWNERS, picture, CAPTIONS, count=8)
     for example in pair.text_queries:
