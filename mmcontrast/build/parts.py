@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -56,17 +57,7 @@ def open_pairs(config: Config, which: SourceConfig) -> PairSource:
         DataError: too large a share of its rows cannot be used.
     """
     data = config.data
-    source = open_source(
-        which.path,
-        format=which.format,
-        split=which.split,
-        rows=which.rows,
-        image_column=data.image_column,
-        caption_columns=caption_columns(config),
-        label_column=data.label_column,
-        group_column=data.group_column,
-        seed=config.training.seed,
-    )
+    source = open_source(which.path, **source_options(config, which))
     bad, rows = len(source.bad_rows), len(source) + len(source.bad_rows)
     if bad > data.max_bad_row_share * rows:
         first = source.bad_rows[0]
@@ -79,18 +70,22 @@ def open_pairs(config: Config, which: SourceConfig) -> PairSource:
 
 def open_pair_stream(config: Config) -> PairStream:
     """The stream of `data.train`."""
+    return open_stream(config.data.train.path, **source_options(config, config.data.train))
+
+
+def source_options(config: Config, which: SourceConfig) -> dict[str, Any]:
+    """How a set of pairs is read, as arguments of `open_source` and `open_stream`."""
     data = config.data
-    return open_stream(
-        data.train.path,
-        format=data.train.format,
-        split=data.train.split,
-        rows=data.train.rows,
-        image_column=data.image_column,
-        caption_columns=caption_columns(config),
-        label_column=data.label_column,
-        group_column=data.group_column,
-        seed=config.training.seed,
-    )
+    return {
+        "format": which.format,
+        "split": which.split,
+        "rows": which.rows,
+        "image_column": data.image_column,
+        "caption_columns": caption_columns(config),
+        "label_column": data.label_column,
+        "group_column": data.group_column,
+        "seed": config.training.seed,
+    }
 
 
 def describe(source: PairSource | PairStream) -> str:
