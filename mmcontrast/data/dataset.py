@@ -52,6 +52,13 @@ class PairItem:
     label: int = -1
     bad_rows: list[BadRow] = field(default_factory=list)
 
+    def belonging_to(self, index: int, group: str | None, label: int | None) -> PairItem:
+        """The same item, told which row, group and class it is of."""
+        self.index = index
+        self.group_key = text_key(group) if group is not None else NO_KEY
+        self.label = label if label is not None else -1
+        return self
+
 
 def item_seed(seed: int, epoch: int, index: int) -> int:
     """A 63-bit seed for one item of one epoch."""
@@ -165,11 +172,7 @@ class PairDataset(Dataset[PairItem]):
         source = self.source
         image, captions = source.image(row), source.captions(row)
         item = make_item(image, captions, self.transform, rng, self.max_image_pixels, caption)
-        item.index = row
-        group, label = source.group(row), source.label(row)
-        item.group_key = text_key(group) if group is not None else NO_KEY
-        item.label = label if label is not None else -1
-        return item
+        return item.belonging_to(row, source.group(row), source.label(row))
 
     def _remember(self, row: int, reason: str) -> BadRow:
         return self._known_bad.setdefault(row, bad_row(self.source, row, reason))

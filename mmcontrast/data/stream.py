@@ -20,7 +20,7 @@ from mmcontrast.data.pictures import file_problem, picture_name, picture_path
 from mmcontrast.data.rows import PairSource, RawRow, Row, clean_captions, clean_group, is_missing, label_number
 from mmcontrast.errors import DataError
 from mmcontrast.preprocess import MAX_IMAGE_PIXELS
-from mmcontrast.types import NO_KEY, BadRow
+from mmcontrast.types import BadRow
 
 Unit = Callable[[], Iterator[Row | BadRow]]
 """A part of a data set that can be read on its own: a row group, a tar, a file."""
@@ -220,7 +220,4 @@ class StreamDataset(IterableDataset[PairItem]):
             item = make_item(row.image, row.captions, self.transform, rng, self.max_image_pixels)
         except DataError as error:
             return BadRow(row.file, row.row, str(error))
-        item.index = row.index
-        item.group_key = text_key(row.group) if row.group is not None else NO_KEY
-        item.label = -1 if row.label is None else row.label
-        return item
+        return item.belonging_to(row.index, row.group, row.label)
