@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .build import embed as embed
     from .build import evaluate as evaluate
+    from .build import inspect_negatives as inspect_negatives
     from .build import train as train
     from .config import load_config as load_config
     from .data import open_source as open_source
@@ -23,6 +24,7 @@ _ROOMS = {
     "DualEncoder": "models",
     "embed": "build",
     "evaluate": "build",
+    "inspect_negatives": "build",
     "load_config": "config",
     "open_source": "data",
     "symmetric_info_nce": "losses",
@@ -34,6 +36,7 @@ __all__ = [
     "__version__",
     "embed",
     "evaluate",
+    "inspect_negatives",
     "load_config",
     "open_source",
     "symmetric_info_nce",

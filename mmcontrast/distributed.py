@@ -60,6 +60,13 @@ def all_gather_padded(local: Tensor, fill: int) -> Tensor:
     return all_gather(torch.nn.functional.pad(local, (0, int(width) - local.shape[1]), value=fill))
 
 
+def broadcast(tensor: Tensor, source: int = 0) -> Tensor:
+    """Overwrite `tensor`, contiguous and of one shape and type on all ranks, with that of rank `source`; return it."""
+    if world_size() > 1:
+        dist.broadcast(tensor, source)
+    return tensor
+
+
 def any_rank(flag: bool, device: torch.device) -> bool:
     """Whether `flag` is set on any rank: ranks must stop together or they wait for each other forever."""
     if world_size() == 1:

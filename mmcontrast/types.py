@@ -51,6 +51,9 @@ class PairBatch:
         label: (b,) int64 class label, or -1.
         bad_rows: rows that could not be decoded and were replaced in this batch.
         truncated: captions that were cut to the context length in this batch.
+        sibling_ids, sibling_mask: (s, t) int64, a further caption of some of the rows; None where nobody asked.
+        sibling_rows: (s,) int64, the row of the batch that each belongs to, or -1 for one that is to be left out (its
+            row has no further caption).
     """
 
     image: Tensor
@@ -63,6 +66,9 @@ class PairBatch:
     label: Tensor
     bad_rows: list[BadRow] = field(default_factory=list)
     truncated: int = 0
+    sibling_ids: Tensor | None = None
+    sibling_mask: Tensor | None = None
+    sibling_rows: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.index)

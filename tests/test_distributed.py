@@ -14,15 +14,25 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from mmcontrast import distributed
+from mmcontrast.negatives.calibrator import Calibrator
+from mmcontrast.negatives.signals import SIGNALS
+from mmcontrast.negatives.weighting import RuleSettings, Weighting
+from mmcontrast.negatives.words import WordStatistics
 from mmcontrast.training.objective import ContrastiveObjective
 from mmcontrast.types import NO_KEY, Features, PairBatch
 
 CASES = [
-    ("info_nce", "none", "mask"),
-    ("info_nce", "duplicates", "mask"),
-    ("info_nce", "duplicates", "positives"),
-    ("sigmoid", "duplicates", "mask"),
-    ("sigmoid", "duplicates", "positives"),
+    ("info_nce", RuleSettings(())),
+    ("info_nce", RuleSettings(("duplicates",))),
+    ("info_nce", RuleSettings(("duplicates",), known_positives="positives")),
+    ("sigmoid", RuleSettings(("duplicates",))),
+    ("sigmoid", RuleSettings(("duplicates",), known_positives="positives")),
+    ("info_nce", RuleSettings(("duplicates", "calibrated"))),
+    ("info_nce", RuleSettings(("duplicates", "calibrated"), known_positives="positives", soft_positives=0.3)),
+    ("info_nce", RuleSettings(("text_similarity", "margin", "quantile"))),
+    ("info_nce", RuleSettings(("duplicates", "hardness"))),
+    ("info_nce", RuleSettings(("oracle",), known_positives="positives")),
+    ("sigmoid", RuleSettings(("duplicates", "calibrated", "oracle"))),
 ]
 
 
@@ -43,34 +53,67 @@ class TinyEncoder(nn.Module):
         )
 
 
-def batch_of(rows: slice) -> tuple[torch.Tensor, torch.Tensor, PairBatch]:
-    generator = torch.Generator().manual_seed(0)
+def batch_of(rows: slice, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, PairBatch]:
+    """Inputs of the towers and of the siblings' tower, and the batch, for some rows of a global batch of 8."""
+    generator = torch.Generator().manual_seed(seed)
     image, text = torch.randn(8, 6, generator=generator), torch.randn(8, 5, generator=generator)
+    sibling = text[[1, 6]] + 0.1 * torch.randn(2, 5, generator=generator)
     caption_key = torch.tensor([1, 2, 3, 1, 5, 6, 2, 8])  # duplicates across the ranks' border
     # ranks with different numbers of caption columns
     caption_keys = torch.stack([caption_key, torch.tensor([NO_KEY] * 4 + [1, NO_KEY, NO_KEY, NO_KEY])], dim=1)
     if rows.stop == 4:
         caption_keys = caption_keys[:, :1]
     group = torch.tensor([NO_KEY, 9, NO_KEY, NO_KEY, NO_KEY, 9, NO_KEY, NO_KEY])
+    label = torch.tensor([0, 1, 0, -1, 1, -1, 2, 3])
+    # ranks whose captions are of different lengths
+    ids = torch.randint(0, 30, (8, 5), generator=generator)
     empty = torch.zeros(8, dtype=torch.long)
+    ours = [n for n, row in enumerate((1, 6)) if rows.start <= row < rows.stop]
     batch = PairBatch(
         empty[rows],
-        empty[rows],
-        empty[rows],
+        ids[rows],
+        torch.ones(8, 5, dtype=torch.long)[rows],
         torch.arange(8)[rows],
         caption_key[rows],
         caption_keys[rows],
         group[rows],
-        empty[rows],
+        label[rows],
+        sibling_ids=ids[[1, 6]][ours],
+        sibling_mask=torch.ones(len(ours), 5, dtype=torch.long),
+        sibling_rows=torch.tensor([(1, 6)[n] - rows.start for n in ours]),
     )
-    return image[rows], text[rows], batch
+    return image[rows], text[rows], sibling[ours], batch
 
 
-def loss_and_gradients(case: tuple[str, str, str], model: nn.Module, rows: slice) -> tuple[float, list[torch.Tensor]]:
-    image, text, batch = batch_of(rows)
-    objective = ContrastiveObjective(*case)  # type: ignore[arg-type]
-    loss = objective(model(image, text), batch).loss
-    loss.backward()
+def objective_of(loss: str, settings: RuleSettings) -> ContrastiveObjective:
+    """With everything that the rules need, and a calibrator that has learnt in advance from the same pairs."""
+    words = WordStatistics(30)
+    calibrator = Calibrator(len(SIGNALS), seed=0)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(60):
+        calibrator.observe(
+            torch.rand(20, 5, generator=generator) + 0.5, torch.randn(200, 5, generator=generator), held_out=False
+        )
+        calibrator.step()
+    objective = ContrastiveObjective(
+        loss,  # type: ignore[arg-type]
+        Weighting(settings, calibrator=calibrator, words=words, seed=0),
+    )
+    objective.progress = 0.5
+    return objective
+
+
+def loss_and_gradients(
+    case: tuple[str, RuleSettings], model: nn.Module, rows: slice
+) -> tuple[float, list[torch.Tensor]]:
+    """Of the third of three batches: what the first two taught has to agree as well."""
+    objective = objective_of(*case)
+    for seed in range(3):
+        image, text, sibling, batch = batch_of(rows, seed)
+        model.zero_grad()
+        sibling_text = F.normalize(sibling @ torch.ones(5, 4), dim=1)
+        loss = objective(model(image, text), batch, sibling_text).loss
+        loss.backward()
     mean = distributed.all_gather(loss.detach()[None]).mean().item()
     return mean, [p.grad.clone() for p in model.parameters() if p.grad is not None]
 

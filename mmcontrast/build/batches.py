@@ -1,18 +1,20 @@
-"""Training data of a run: the batches of one epoch, from any batch of it on."""
+"""Training data of a run, from the config: loader, order and augmentation."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
+from functools import partial
 
-from torch.utils.data import DataLoader
+import numpy as np
+from numpy.typing import NDArray
 
 from mmcontrast import distributed
+from mmcontrast.build.guidance import ClusterSource, Guidance, Probability
+from mmcontrast.build.map_batches import MapBatches
+from mmcontrast.build.stream_batches import StreamBatches
 from mmcontrast.config import Config
 from mmcontrast.data import (
     GlobalBatchSampler,
     PairDataset,
-    PairItem,
     PairSource,
     PairStream,
     StreamDataset,
@@ -20,42 +22,41 @@ from mmcontrast.data import (
     train_loader,
     train_transform,
 )
+from mmcontrast.data.dataset import Transform
+from mmcontrast.data.exclusion import source_keys
 from mmcontrast.models import DualEncoder
-from mmcontrast.types import PairBatch
+
+__all__ = ["MapBatches", "StreamBatches", "make_batches"]
+
+SIBLING_SHARE = 0.125
+"""For which share of a batch's rows the calibrator gets a reserved caption, at most."""
+
+MAX_KEYED_ROWS = 2_000_000
+"""Rows up to which duplicates are kept apart by the captions of all rows; the loss knows those in a batch anyway."""
 
 
-class MapBatches:
-    """Batches of a source with random access: what was done already is left out without reading it."""
+def make_batches(
+    config: Config,
+    source: PairSource | PairStream,
+    model: DualEncoder,
+    *,
+    siblings: bool = False,
+    clusters: ClusterSource | None = None,
+    probability: Probability | None = None,
+    start_step: int = 0,
+) -> MapBatches | StreamBatches:
+    """Loader, sampler and augmentation of the training pairs.
 
-    def __init__(self, loader: DataLoader[PairItem], sampler: GlobalBatchSampler, num_rows: int) -> None:
-        self.loader = loader
-        self.sampler = sampler
-        self.num_rows: int | None = num_rows
-
-    def epoch(self, epoch: int, start_batch: int) -> Iterator[PairBatch]:
-        """This rank's share of each global batch of an epoch."""
-        self.sampler.set_epoch(epoch, start_batch)
-        # The loader reads its epoch's batches ahead, but never those of the next one.
-        yield from self.loader
-
-
-class StreamBatches:
-    """Batches of an endless stream; to go on in its middle, what was done is read again and thrown away."""
-
-    def __init__(self, loader: DataLoader[PairItem], dataset: StreamDataset) -> None:
-        self.loader = loader
-        self.dataset = dataset
-        self.num_rows: int | None = None
-
-    def epoch(self, epoch: int, start_batch: int) -> Iterator[PairBatch]:
-        """This rank's batches: the whole run is one epoch, since a stream has no length."""
-        self.dataset.set_epoch(epoch)
-        yield from itertools.islice(self.loader, start_batch, None)
-
-
-def make_batches(config: Config, source: PairSource | PairStream, model: DualEncoder) -> MapBatches | StreamBatches:
-    """Loader, sampler and augmentation of the training pairs."""
-    data, training = config.data, config.training
+    Args:
+        config: of the run.
+        source: the pairs.
+        model: its preprocessing and tokenizer.
+        siblings: whether some rows keep a caption from training and bring it along for the calibrator.
+        clusters: by which batches are guided; None for a plain shuffle.
+        probability: that two rows match after all; see `Guidance`.
+        start_step: from which on batches are guided.
+    """
+    data = config.data
     transform = train_transform(
         model.preprocess,
         data.augmentation,
@@ -63,28 +64,105 @@ def make_batches(config: Config, source: PairSource | PairStream, model: DualEnc
         horizontal_flip=data.horizontal_flip,
         rotate90=data.rotate90,
     )
-    rank, world_size = distributed.rank(), distributed.world_size()
+    guidance = None
+    if clusters is not None:
+        guidance = _guidance(config, source, clusters, probability, start_step)
     if isinstance(source, PairStream):
-        stream = StreamDataset(
-            source,
-            transform,
-            seed=training.seed,
-            shuffle_buffer=data.shuffle_buffer,
-            rank=rank,
-            world_size=world_size,
-            repeat=True,
-            max_image_pixels=data.max_image_pixels,
-        )
-        local_batch = training.global_batch_size // world_size
-        return StreamBatches(stream_loader(stream, local_batch, model.tokenizer, data.workers), stream)
+        return _stream_batches(config, source, model, transform, siblings, guidance)
+    return _map_batches(config, source, model, transform, siblings, guidance)
+
+
+def _map_batches(
+    config: Config,
+    source: PairSource,
+    model: DualEncoder,
+    transform: Transform,
+    siblings: bool,
+    guidance: Guidance | None,
+) -> MapBatches:
+    data, training = config.data, config.training
     dataset = PairDataset(
         source,
         transform,
         seed=training.seed,
         caption_sampling=data.caption_sampling,
         max_image_pixels=data.max_image_pixels,
+        reserve_captions=siblings,
     )
     sampler = GlobalBatchSampler(
-        len(dataset), training.global_batch_size, seed=training.seed, rank=rank, world_size=world_size
+        len(dataset),
+        training.global_batch_size,
+        seed=training.seed,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
     )
-    return MapBatches(train_loader(dataset, sampler, model.tokenizer, data.workers), sampler, len(source))
+    loader = train_loader(
+        dataset, sampler, model.tokenizer, data.workers, sibling_share=SIBLING_SHARE if siblings else None
+    )
+    return MapBatches(loader, sampler, len(source), guidance)
+
+
+def _stream_batches(
+    config: Config,
+    source: PairStream,
+    model: DualEncoder,
+    transform: Transform,
+    siblings: bool,
+    guidance: Guidance | None,
+) -> StreamBatches:
+    data, training = config.data, config.training
+    world_size = distributed.world_size()
+    stream = StreamDataset(
+        source,
+        transform,
+        seed=training.seed,
+        shuffle_buffer=data.shuffle_buffer,
+        rank=distributed.rank(),
+        world_size=world_size,
+        repeat=True,
+        max_image_pixels=data.max_image_pixels,
+        reserve_captions=siblings,
+    )
+    local_batch = training.global_batch_size // world_size
+    loader = stream_loader(
+        stream, local_batch, model.tokenizer, data.workers, sibling_share=SIBLING_SHARE if siblings else None
+    )
+    return StreamBatches(loader, stream, guidance)
+
+
+def _guidance(
+    config: Config,
+    source: PairSource | PairStream,
+    clusters: ClusterSource,
+    probability: Probability | None,
+    start_step: int,
+) -> Guidance:
+    cluster, training = config.negatives.cluster, config.training
+    every, min_coverage, item_rows, keys = cluster.refresh_every_steps, 0.5, None, None
+    if isinstance(source, PairStream):
+        # A stream has no epochs, and may have fewer rows than the clusters have places.
+        every = every or max(1, len(clusters.ids) // training.global_batch_size)
+        min_coverage = 0.0
+    else:
+        item_rows = _item_rows(source) if config.data.caption_sampling == "all" else None
+        if len(source) <= MAX_KEYED_ROWS:
+            keys = partial(source_keys, source, item_rows)
+    return Guidance(
+        clusters,
+        share=cluster.share,
+        group=cluster.group,
+        seed=training.seed,
+        start_step=start_step,
+        refresh_every_steps=every,
+        neighbours=cluster.neighbours,
+        max_probability=cluster.max_probability,
+        probability=probability,
+        exclude_keys=keys,
+        item_rows=item_rows,
+        min_coverage=min_coverage,
+    )
+
+
+def _item_rows(source: PairSource) -> NDArray[np.int64]:
+    """(m,) row of each item, where every pair of a row and one of its captions is one."""
+    return np.repeat(np.arange(len(source)), [len(source.captions(i)) for i in range(len(source))])

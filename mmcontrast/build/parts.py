@@ -35,11 +35,9 @@ from mmcontrast.models import (
     save_tokenizer,
     train_sentencepiece,
 )
-from mmcontrast.training.objective import ContrastiveObjective
 
 TOKENIZER_ROWS = 1_000_000
 """Rows of a stream that a SentencePiece vocabulary is learnt from; more do not change it."""
-
 
 MAX_CAPTION_WORDS = 20_000
 
@@ -221,8 +219,3 @@ def caption_words(source: PairSource | PairStream) -> list[str]:
 def known_words(model: DualEncoder) -> set[str]:
     """Words that class names may be split into: those of the training captions, or the tokenizer's."""
     return set(model.extra.get("caption_words") or model.tokenizer.words())
-
-
-def make_objective(config: Config) -> ContrastiveObjective:
-    """Loss and rule of negatives."""
-    return ContrastiveObjective(config.training.loss, config.negatives.rule, config.negatives.known_positives)

@@ -47,7 +47,7 @@ def write_run_report(
             text_queries=gallery.text_queries,
             confusion=None if zero_shot is None else (zero_shot.confusion.numpy(), zero_shot.class_names),
             bad_rows=bad_rows,
-            negatives={"rule": config.negatives.rule, "known positives": config.negatives.known_positives},
+            negatives={"rule": " + ".join(config.negatives.rules) or "none", "known positives": config.negatives.known_positives},
             notes=[] if evaluation is None else remarks(evaluation),
         ),
         folder.report,

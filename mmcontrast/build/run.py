@@ -16,6 +16,7 @@ from mmcontrast import distributed
 from mmcontrast.build import parts
 from mmcontrast.build.batches import MapBatches, StreamBatches, make_batches
 from mmcontrast.build.folder import RunFolder
+from mmcontrast.build.objective import make_judge, make_objective
 from mmcontrast.build.reporting import write_run_report
 from mmcontrast.build.validation import Validation
 from mmcontrast.config import Config, check_against_data, load_config, total_steps, warmup_steps
@@ -25,6 +26,7 @@ from mmcontrast.models import DualEncoder
 from mmcontrast.training.checkpoint import Checkpointer
 from mmcontrast.training.ema import WeightAverage
 from mmcontrast.training.log import BadRowLog, MetricsLog, ProgressDisplay
+from mmcontrast.training.objective import ContrastiveObjective
 from mmcontrast.training.optim import adamw, scheduler
 from mmcontrast.training.schedule import Schedule
 from mmcontrast.training.trainer import Trainer
@@ -132,9 +134,20 @@ def prepare(config: Config, console: Console, *, resume: bool = False, overwrite
     distributed.barrier()
     model = parts.make_model(config, source, folder.tokenizer)
     schedule = make_schedule(config, num_items)
-    batches = make_batches(config, source, model)
+    objective = make_objective(
+        config, model, accelerator.device, len(source) if isinstance(source, PairSource) else None
+    )
+    batches = make_batches(
+        config,
+        source,
+        model,
+        siblings=objective.wants_siblings,
+        clusters=objective.clusters,
+        probability=make_judge(config, objective, source, model),
+        start_step=round(config.negatives.cluster.start * schedule.total_steps),
+    )
     torch.manual_seed(config.training.seed + distributed.rank())  # dropout differs between ranks
-    trainer = make_trainer(config, folder, accelerator, model, batches, validation, schedule, console)
+    trainer = make_trainer(config, folder, accelerator, model, objective, batches, validation, schedule, console)
     if isinstance(source, PairSource):
         trainer.bad_rows.leave_out(source.bad_rows)
     if resume and not trainer.load_checkpoint():
@@ -172,6 +185,7 @@ def make_trainer(
     folder: RunFolder,
     accelerator: Accelerator,
     model: DualEncoder,
+    objective: ContrastiveObjective,
     batches: MapBatches | StreamBatches,
     validation: Validation | None,
     schedule: Schedule,
@@ -192,7 +206,7 @@ def make_trainer(
     accelerator.init_trackers("mmcontrast")
     return Trainer(
         model=prepared,
-        objective=parts.make_objective(config),
+        objective=objective,
         batches=batches,
         optimizer=prepared_optimizer,
         scheduler=scheduler(

@@ -10,37 +10,35 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mmcontrast.cli.exit_codes import Commands
+from mmcontrast.cli.options import (
+    BatchSize,
+    CaptionColumns,
+    GroupColumn,
+    ImageColumn,
+    JsonOutput,
+    LabelColumn,
+    Model,
+    Overrides,
+    RunOutput,
+    Split,
+)
 from mmcontrast.cli.output import (
-    as_json_text,
     check_json_output,
     progress,
+    show_negatives,
     show_remark,
     show_run,
     show_scores,
     show_summary,
     write_json,
 )
+from mmcontrast.cli.preparing import config_app, tokenizer_app
 
 Task = Literal["retrieval", "zero_shot"]
 Positives = Literal["id", "caption", "group", "label"]
 app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-tokenizer_app = typer.Typer(help="Tokenizers for your own captions.")
-config_app = typer.Typer(help="Look at configs before anything runs.")
 app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(config_app, name="config")
-
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Change a config key; repeatable.")
-]
-RunOutput = Annotated[Path | None, typer.Option("--output", help="Folder of the run, instead of the config's.")]
-JsonOutput = Annotated[Path | None, typer.Option("--output", help="Write JSON to this file.")]
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model folder, such as RUN/model, or Hub name.")]
-Split = Annotated[str | None, typer.Option(help="Split of a Hub or saved data set.")]
-ImageColumn = Annotated[str | None, typer.Option(help="Column of the pictures; guessed if left out.")]
-CaptionColumns = Annotated[
-    list[str] | None, typer.Option("--caption-column", help="Column of captions; repeatable; guessed if left out.")
-]
-BatchSize = Annotated[int, typer.Option(min=1, help="Pictures or captions embedded at a time.")]
 
 
 def _version(wanted: bool) -> None:
@@ -104,8 +102,8 @@ def evaluate(
     split: Split = None,
     image_column: ImageColumn = None,
     caption_columns: CaptionColumns = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of class labels.")] = None,
-    group_column: Annotated[str | None, typer.Option(help="Column of groups that belong together.")] = None,
+    label_column: LabelColumn = None,
+    group_column: GroupColumn = None,
     templates: Annotated[str | None, typer.Option(help="File of prompts with {} for the class name.")] = None,
     classnames: Annotated[str | None, typer.Option(help="File with the spelling of the classes.")] = None,
     positives: Annotated[Positives | None, typer.Option(help="What counts as a hit (default: id).")] = None,
@@ -188,53 +186,43 @@ def embed(
     show_summary(summary, output)
 
 
-@tokenizer_app.command(
-    "train", epilog="Example: mmcontrast tokenizer train train.parquet --vocab-size 8000 --output tokenizer"
-)
-def train_tokenizer(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="File, glob, folder or Hub name with captions.")],
-    output: Annotated[Path, typer.Option(help="Folder for the tokenizer.")],
-    vocab_size: Annotated[int, typer.Option(min=32, help="Number of pieces.")] = 4000,
+@app.command(epilog="Example: mmcontrast negatives train.csv --model runs/flickr8k/model --output negatives.html")
+def negatives(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="File, glob, folder or Hub name of the pairs.")],
+    model: Annotated[str, typer.Option(help="Model folder, such as RUN/model, or Hub name.")],
+    output: Annotated[Path, typer.Option(help="HTML page to write.")] = Path("negatives.html"),
+    rows: Annotated[int, typer.Option(min=32, help="Look at so many pairs at most, drawn at random.")] = 2000,
     split: Split = None,
     image_column: ImageColumn = None,
     caption_columns: CaptionColumns = None,
+    label_column: LabelColumn = None,
+    group_column: GroupColumn = None,
+    batch_size: BatchSize = 256,
+    seed: Annotated[int, typer.Option(help="Of the random choices.")] = 0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write numbers and pairs to this file.")] = None,
 ) -> None:
-    """Train a SentencePiece tokenizer on captions; use it by model.tokenizer.name."""
+    """Show which pairs of a data set training would push apart wrongly; trains nothing."""
+    check_json_output(output)
+    check_json_output(json_file, "--json")
     from mmcontrast import build
 
-    summary = build.train_tokenizer(
-        data, output, vocab_size, split=split, image_column=image_column, caption_columns=caption_columns or None
-    )
-    write_json(summary, output / "summary.json")
-    show_summary(summary, output)
-
-
-@config_app.command("check", epilog="Example: mmcontrast config check my.yaml --set training.epochs=3")
-def check_config(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML file.")],
-    overrides: Overrides = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of YAML.")] = False,
-    output: JsonOutput = None,
-) -> None:
-    """Check a config without loading anything, and print it with every default filled in."""
-    from mmcontrast.config import dump_config, load_config
-
-    config = load_config(file, list(overrides or []))
-    values = config.model_dump(mode="json")
-    if output:
-        write_json(values, output)
-    typer.echo(as_json_text(values) if as_json else dump_config(config), nl=False)
-
-
-@config_app.command("schema", epilog="Example: mmcontrast config schema --output mmcontrast.schema.json")
-def show_schema(output: JsonOutput = None) -> None:
-    """Print the JSON schema of configs, which editors complete and check by."""
-    from mmcontrast.config import config_schema
-
-    if output:
-        write_json(config_schema(), output)
-    else:
-        typer.echo(as_json_text(config_schema()), nl=False)
+    with progress("negatives") as advance:
+        found = build.inspect_negatives(
+            model,
+            data,
+            output,
+            rows=rows,
+            split=split,
+            image_column=image_column,
+            caption_columns=caption_columns or None,
+            label_column=label_column,
+            group_column=group_column,
+            batch_size=batch_size,
+            seed=seed,
+            progress=advance,
+            say=show_remark,
+        )
+    show_negatives(found, output, json_file)
 
 
 def _with_output(overrides: list[str] | None, output: Path | None) -> list[str]:

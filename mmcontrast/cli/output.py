@@ -24,15 +24,15 @@ def as_json_text(values: Any) -> str:
     return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def check_json_output(path: Path | None) -> None:
-    """Before the work and not after it: whether the JSON can be written there."""
+def check_json_output(path: Path | None, option: str = "--output") -> None:
+    """Before the work and not after it: whether the file of an option can be written."""
     if path is None:
         return
     if path.is_dir():
-        raise MMContrastError(f"--output: {path} is a folder; name a file in it")
+        raise MMContrastError(f"{option}: {path} is a folder; name a file in it")
     above = next(folder for folder in path.absolute().parents if folder.exists())
     if not above.is_dir() or not os.access(path if path.exists() else above, os.W_OK):
-        raise MMContrastError(f"--output: cannot write {path}")
+        raise MMContrastError(f"{option}: cannot write {path}")
 
 
 def write_json(values: Any, path: Path) -> None:
@@ -57,6 +57,34 @@ def show_scores(results: Scores, output: Path | None) -> None:
     else:
         write_json(results, output)
         typer.echo(f"results: {output}")
+
+
+def show_negatives(found: Mapping[str, Any], page: Path, json_file: Path | None) -> None:
+    """The numbers and the first suspects for people, the JSON in its file."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shares = Table("of all pairs of different rows", "share", "in a batch of 256")
+    for name, key in (
+        ("known to match (same caption or group)", "known_share"),
+        ("believed to match, though nothing says so", "believed_share"),
+        (f"same {found['truth']}, not known to match", "true_share"),
+    ):
+        if (share := found[key]) is not None:
+            share *= 1 if key == "known_share" else 1 - found["known_share"]
+            shares.add_row(name, f"{100 * share:.2f} %", f"{255 * share:.1f}")
+    pairs = Table("p" if found["calibrated"] else "cosine", "caption", "and the other's caption")
+    for pair in found["false_negatives"][:5]:
+        value = pair["probability"] if found["calibrated"] else pair["cosine"]
+        pairs.add_row(f"{value:.2f}", Text(pair["caption"]), Text(pair["other_caption"]))
+    console = Console()
+    console.print(shares)
+    if pairs.row_count:
+        console.print(pairs)
+    if json_file is not None:
+        write_json(found, json_file)
+    typer.echo(f"page: {page}" + (f"  results: {json_file}" if json_file else ""))
 
 
 def show_remark(line: str) -> None:

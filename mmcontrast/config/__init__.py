@@ -2,13 +2,13 @@
 
 from .checks import check_against_data, total_steps, warmup_steps
 from .load import dump_config, load_config
+from .negatives import NegativesConfig
 from .schema import (
     Config,
     DataConfig,
     EvaluationConfig,
     ImageTowerConfig,
     ModelConfig,
-    NegativesConfig,
     SourceConfig,
     TextTowerConfig,
     TokenizerConfig,

@@ -59,7 +59,19 @@ def _default_towers(model: dict[str, Any]) -> dict[str, Any]:
 
 def problems_between_fields(config: Config) -> list[Problem]:
     """Everything that no single field can know."""
-    rooms = (_start, _towers, _image_size, _tokenizer, _loss, _reading, _schedule, _evaluation, _prompts, _best_metric)
+    rooms = (
+        _start,
+        _towers,
+        _image_size,
+        _tokenizer,
+        _loss,
+        _negatives,
+        _reading,
+        _schedule,
+        _evaluation,
+        _prompts,
+        _best_metric,
+    )
     return [problem for room in rooms for problem in room(config)]
 
 
@@ -134,11 +146,32 @@ def _loss(config: Config) -> Iterator[Problem]:
     training = config.training
     if training.loss == "sigmoid" and config.model.logit_bias is None:
         yield "model.logit_bias", "is needed by training.loss sigmoid; SigLIP starts at -10"
-    if config.negatives.known_positives == "positives" and config.negatives.rule == "none":
+
+
+def _negatives(config: Config) -> Iterator[Problem]:
+    negatives, rules = config.negatives, config.negatives.rules
+    if isinstance(negatives.rule, list) and "none" in negatives.rule and len(negatives.rule) > 1:
+        yield "negatives.rule", "none cannot stand beside other rules"
+    if twice := [rule for rule in dict.fromkeys(rules) if rules.count(rule) > 1]:
+        yield "negatives.rule", f"names {twice[0]} twice"
+    if negatives.known_positives == "positives" and not {"duplicates", "oracle"} & set(rules):
         yield (
             "negatives.known_positives",
-            "positives needs negatives.rule duplicates: with rule none no further positive is known",
+            f"positives needs negatives.rule duplicates: with rule {' + '.join(rules) or 'none'} no further positive "
+            "is known",
         )
+    if negatives.soft_positives is not None and "calibrated" not in rules:
+        yield "negatives.soft_positives", "needs the probabilities of negatives.rule calibrated"
+    if negatives.soft_positives is not None and config.training.loss == "sigmoid":
+        yield "negatives.soft_positives", "needs training.loss info_nce"
+    if negatives.start + negatives.ramp >= 1:
+        yield "negatives.ramp", f"start {negatives.start:g} + ramp {negatives.ramp:g} leave no training at full effect"
+    if config.training.loss == "sigmoid" and "hardness" in rules:
+        yield "negatives.rule", "hardness needs training.loss info_nce: its weights are relative to a softmax"
+    if negatives.cluster.correction and not negatives.cluster.share:
+        yield "negatives.cluster.correction", "corrects guided batches; set negatives.cluster.share as well"
+    if negatives.cluster.share and negatives.cluster.group > config.training.global_batch_size:
+        yield "negatives.cluster.group", "is larger than training.global_batch_size"
 
 
 def _reading(config: Config) -> Iterator[Problem]:

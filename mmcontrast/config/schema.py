@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from mmcontrast.config.checks import linked_defaults, problems_between_fields
+from mmcontrast.config.negatives import NegativesConfig
 from mmcontrast.config.section import Count, Positive, Section, Share, Text
 
 Projection = Literal["linear", "mlp", "none"]
@@ -183,15 +184,6 @@ class TrainingConfig(Section):
     """Accelerate's trackers, by name."""
     early_stopping_patience: Count | None = None
     """Stop after so many evaluations without gain; null never does."""
-
-
-class NegativesConfig(Section):
-    """Who is a negative of whom."""
-
-    rule: Literal["duplicates", "none"] = "duplicates"
-    """duplicates: pairs with the same picture, caption or group are no negatives; none: every other pair is one."""
-    known_positives: Literal["mask", "positives"] = "mask"
-    """What becomes of the pairs that the rule finds: left out, or made further positives."""
 
 
 class EvaluationConfig(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -12,18 +13,19 @@ from mmcontrast.types import NO_KEY, PairBatch, Tokens
 Tokenize = Callable[[list[str]], Tokens]
 
 
-def collate(items: Sequence[PairItem], tokenize: Tokenize) -> PairBatch:
+def collate(items: Sequence[PairItem], tokenize: Tokenize, sibling_share: float | None = None) -> PairBatch:
     """Stack b items and tokenize their captions, padded to the longest of them only.
 
     Args:
         items: the pairs.
         tokenize: captions to `Tokens`.
+        sibling_share: for which share of the rows a reserved caption comes along at most; None for none.
     """
     tokens = tokenize([item.caption for item in items])
     most = max(len(item.caption_keys) for item in items)
     keys = [item.caption_keys + [NO_KEY] * (most - len(item.caption_keys)) for item in items]
     caption_keys = torch.tensor(keys)  # (b, c)
-    return PairBatch(
+    batch = PairBatch(
         image=torch.stack([item.image for item in items]),
         input_ids=tokens.input_ids,
         attention_mask=tokens.attention_mask,
@@ -34,4 +36,19 @@ def collate(items: Sequence[PairItem], tokenize: Tokenize) -> PairBatch:
         label=torch.tensor([item.label for item in items]),
         bad_rows=[row for item in items for row in item.bad_rows],
         truncated=tokens.truncated,
+    )
+    return batch if sibling_share is None else _with_siblings(batch, items, tokenize, sibling_share)
+
+
+def _with_siblings(batch: PairBatch, items: Sequence[PairItem], tokenize: Tokenize, share: float) -> PairBatch:
+    """The batch with reserved captions of its first rows that have one: equally many places on every rank."""
+    rows = [row for row, item in enumerate(items) if item.sibling is not None]
+    places = max(1, round(share * len(items)))
+    rows = (rows + [-1] * places)[:places]
+    tokens = tokenize([items[row].sibling or items[row].caption for row in rows])  # an empty place: any caption
+    return replace(
+        batch,
+        sibling_ids=tokens.input_ids,
+        sibling_mask=tokens.attention_mask,
+        sibling_rows=torch.tensor(rows),
     )

@@ -28,6 +28,7 @@ from mmcontrast.types import NO_KEY, BadRow
 
 Transform = Callable[[Image.Image], Tensor]
 MAX_REPLACEMENTS = 20
+RESERVED_ONE_IN = 4
 
 
 @dataclass(slots=True)
@@ -42,6 +43,7 @@ class PairItem:
         group_key: key of its group, or NO_KEY.
         label: class, or -1.
         bad_rows: rows that were drawn first and could not be decoded.
+        sibling: the row's reserved caption, which is never drawn for training, or None; see `reserved_caption`.
     """
 
     image: Tensor
@@ -51,6 +53,7 @@ class PairItem:
     group_key: int = NO_KEY
     label: int = -1
     bad_rows: list[BadRow] = field(default_factory=list)
+    sibling: str | None = None
 
     def belonging_to(self, index: int, group: str | None, label: int | None) -> PairItem:
         """The same item, told which row, group and class it is of."""
@@ -85,16 +88,31 @@ def make_item(
     rng: random.Random,
     max_pixels: int,
     caption_number: int | None = None,
+    reserved: int | None = None,
 ) -> PairItem:
     """Decode and transform a picture and choose a caption; DataError if the picture cannot be decoded."""
     picture = decode_image(image, max_pixels)
-    if caption_number is None:
-        caption_number = rng.randrange(len(captions)) if len(captions) > 1 else 0
     keys = [caption_key(caption) for caption in captions]
+    if caption_number is None or caption_number == reserved:
+        others = [number for number in range(len(captions)) if number != reserved]
+        caption_number = others[rng.randrange(len(others))] if len(others) > 1 else others[0]
     keys.insert(0, keys.pop(caption_number))
     with seeded(rng.getrandbits(63)):
         pixels = transform(picture)
-    return PairItem(pixels, captions[caption_number], keys, index=-1)
+    sibling = None if reserved is None else captions[reserved]
+    return PairItem(pixels, captions[caption_number], keys, index=-1, sibling=sibling)
+
+
+def reserved_caption(row: int, captions: list[str]) -> int | None:
+    """Number of the caption that is kept from training, so that it tells how an unseen match scores.
+
+    One row in RESERVED_ONE_IN keeps one, if three different captions remain or two and it; else None.
+    """
+    if row % RESERVED_ONE_IN or len(captions) < 3:
+        return None
+    keys = [caption_key(caption) for caption in captions]
+    single = [number for number, key in enumerate(keys) if keys.count(key) == 1]
+    return single[row // RESERVED_ONE_IN % len(single)] if single and len(set(keys)) > 2 else None
 
 
 def bad_row(source: PairSource, i: int, reason: str) -> BadRow:
@@ -116,6 +134,7 @@ class PairDataset(Dataset[PairItem]):
         caption_sampling: "random" = an item is a row, with one of its captions; "all" = every pair of a row and
             one of its captions is an item.
         max_image_pixels: pictures that claim more are bad rows.
+        reserve_captions: keep one caption of some rows from training and put it beside; see `reserved_caption`.
     """
 
     def __init__(
@@ -126,6 +145,7 @@ class PairDataset(Dataset[PairItem]):
         seed: int = 0,
         caption_sampling: Literal["random", "all"] = "random",
         max_image_pixels: int = MAX_IMAGE_PIXELS,
+        reserve_captions: bool = False,
     ) -> None:
         if caption_sampling not in ("random", "all"):
             raise ConfigError(f"caption_sampling = {caption_sampling!r}: choose random or all")
@@ -133,6 +153,7 @@ class PairDataset(Dataset[PairItem]):
             raise DataError(f"{source.name}: has no captions to train on (set data.caption_column)")
         self.source, self.transform, self.seed = source, transform, seed
         self.max_image_pixels = max_image_pixels
+        self.reserve_captions = reserve_captions
         self._first_item = _first_items(source) if caption_sampling == "all" else None
         self._known_bad: dict[int, BadRow] = {}
 
@@ -171,7 +192,8 @@ class PairDataset(Dataset[PairItem]):
             raise DataError(self._known_bad[row].reason)
         source = self.source
         image, captions = source.image(row), source.captions(row)
-        item = make_item(image, captions, self.transform, rng, self.max_image_pixels, caption)
+        reserved = reserved_caption(row, captions) if self.reserve_captions else None
+        item = make_item(image, captions, self.transform, rng, self.max_image_pixels, caption, reserved)
         return item.belonging_to(row, source.group(row), source.label(row))
 
     def _remember(self, row: int, reason: str) -> BadRow:

@@ -38,7 +38,13 @@ class ImageBatch(NamedTuple):
 
 
 def train_loader(
-    dataset: PairDataset, sampler: GlobalBatchSampler, tokenize: Tokenize, workers: int = 0, *, prefetch: int = 2
+    dataset: PairDataset,
+    sampler: GlobalBatchSampler,
+    tokenize: Tokenize,
+    workers: int = 0,
+    *,
+    prefetch: int = 2,
+    sibling_share: float | None = None,
 ) -> DataLoader[PairItem]:
     """Batches (`PairBatch`) of this rank, in the order of the sampler.
 
@@ -50,21 +56,29 @@ def train_loader(
         tokenize: captions to `Tokens`, called in the workers.
         workers: worker processes, at most as many as there are processors; 0 = none.
         prefetch: batches that each worker makes in advance.
+        sibling_share: for which share of the rows of a batch a reserved caption comes along at most; None for none.
     """
-    return _loader(dataset, partial(collate, tokenize=tokenize), workers, prefetch, batch_sampler=sampler)
+    function = partial(collate, tokenize=tokenize, sibling_share=sibling_share)
+    return _loader(dataset, function, workers, prefetch, batch_sampler=sampler)
 
 
 def stream_loader(
-    dataset: StreamDataset, batch_size: int, tokenize: Tokenize, workers: int = 0, *, prefetch: int = 2
+    dataset: StreamDataset,
+    batch_size: int,
+    tokenize: Tokenize,
+    workers: int = 0,
+    *,
+    prefetch: int = 2,
+    sibling_share: float | None = None,
 ) -> DataLoader[PairItem]:
     """Batches (`PairBatch`) of a stream; what does not fill a batch at the end of a worker's share is dropped.
 
     Args:
         dataset: the stream of items of this rank.
         batch_size: pairs in a batch of this rank.
-        tokenize, workers, prefetch: as for `train_loader`.
+        tokenize, workers, prefetch, sibling_share: as for `train_loader`.
     """
-    function = partial(collate, tokenize=tokenize)
+    function = partial(collate, tokenize=tokenize, sibling_share=sibling_share)
     return _loader(dataset, function, workers, prefetch, batch_size=batch_size, drop_last=True)
 
 

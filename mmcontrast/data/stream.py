@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from mmcontrast.data.columns import Columns
-from mmcontrast.data.dataset import PairItem, Transform, bad_row, item_seed, make_item
+from mmcontrast.data.dataset import PairItem, Transform, bad_row, item_seed, make_item, reserved_caption
 from mmcontrast.data.keys import text_key
 from mmcontrast.data.map_source import no_rows
 from mmcontrast.data.pictures import file_problem, picture_name, picture_path
@@ -156,6 +156,7 @@ class StreamDataset(IterableDataset[PairItem]):
         repeat: start over at the end, as the next epoch, for ever. Needed with several ranks, whose shares may
             differ in length: count steps then.
         max_image_pixels: pictures that claim more are bad rows.
+        reserve_captions: keep one caption of some rows from training and put it beside; see `reserved_caption`.
     """
 
     def __init__(
@@ -169,11 +170,13 @@ class StreamDataset(IterableDataset[PairItem]):
         world_size: int = 1,
         repeat: bool = False,
         max_image_pixels: int = MAX_IMAGE_PIXELS,
+        reserve_captions: bool = False,
     ) -> None:
         if not stream.columns.captions:
             raise DataError(f"{stream.name}: has no captions to train on (set data.caption_column)")
         self.stream, self.transform, self.seed = stream, transform, seed
         self.shuffle_buffer, self.repeat, self.max_image_pixels = shuffle_buffer, repeat, max_image_pixels
+        self.reserve_captions = reserve_captions
         self.rank, self.world_size = rank, world_size
         self._epoch = torch.zeros((), dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]  # workers that live on see it change
@@ -217,7 +220,8 @@ class StreamDataset(IterableDataset[PairItem]):
     def _item(self, row: Row, epoch: int) -> PairItem | BadRow:
         rng = random.Random(item_seed(self.seed, epoch, row.index))
         try:
-            item = make_item(row.image, row.captions, self.transform, rng, self.max_image_pixels)
+            reserved = reserved_caption(row.index, row.captions) if self.reserve_captions else None
+            item = make_item(row.image, row.captions, self.transform, rng, self.max_image_pixels, None, reserved)
         except DataError as error:
             return BadRow(row.file, row.row, str(error))
         return item.belonging_to(row.index, row.group, row.label)

@@ -18,7 +18,8 @@ def info_nce(logits: Tensor, *, offset: int = 0, positives: Tensor | None = None
         logits: (b, n), already scaled and weighted; the positive of row i is column offset + i.
         offset: column of the first row's positive: rank * b when rows are one rank's share of the batch.
         positives: (b, n) bool, further positives. The target is then uniform over all positives of the row,
-            outside the logarithm: L_out of SupCon (Khosla et al. 2020, eq. 2).
+            outside the logarithm: L_out of SupCon (Khosla et al. 2020, eq. 2). Or (b, n) numbers from 0 to 1, the
+            weight of each as a target; the row's own positive has 1.
 
     Returns:
         Scalar.
@@ -26,9 +27,9 @@ def info_nce(logits: Tensor, *, offset: int = 0, positives: Tensor | None = None
     targets = torch.arange(offset, offset + len(logits), device=logits.device)
     if positives is None:
         return F.cross_entropy(logits, targets)
-    positives = positives | F.one_hot(targets, logits.shape[1]).bool()  # b n
-    log_p = logits.log_softmax(dim=1).masked_fill(~positives, 0.0)  # masked first: 0 * -inf would be nan
-    return -(log_p.sum(dim=1) / positives.sum(dim=1)).mean()
+    target = positives.to(logits.dtype).scatter(1, targets[:, None], 1.0)  # b n
+    log_p = logits.log_softmax(dim=1).masked_fill(target == 0, 0.0)  # masked first: 0 * -inf would be nan
+    return -((log_p * target).sum(dim=1) / target.sum(dim=1)).mean()
 
 
 def symmetric_info_nce(
@@ -55,7 +56,7 @@ def symmetric_info_nce(
             loss, bit for bit.
         text_log_weights: (b, n), log-weight of image j as a negative of text i; the transpose of `log_weights`
             by default, which needs n == b.
-        positives, text_positives: (b, n) bool, extra positives of the two directions, likewise.
+        positives, text_positives: (b, n) bool, extra positives of the two directions, likewise, or their weights.
         all_image_features, all_text_features: (n, d), the candidates of all ranks; the b rows by default.
         offset: place of this rank's first row among the n candidates.
 
@@ -96,6 +97,6 @@ def _direction(
         logits = logits + bias
     if log_weights is not None:
         own = torch.eye(len(anchors), candidates.shape[0], dtype=torch.bool, device=anchors.device)
-        keep = own.roll(offset, dims=1) if positives is None else own.roll(offset, dims=1) | positives
+        keep = own.roll(offset, dims=1) if positives is None else own.roll(offset, dims=1) | (positives > 0)
         logits = logits + log_weights.masked_fill(keep, 0.0)  # positives are never weighted
     return info_nce(logits, offset=offset, positives=positives)

@@ -15,7 +15,23 @@ _TRAINING = {
     "logit_scale": "Logit scale",
     "lr": "Learning rate",
     "pairs_per_second": "Pairs per second",
-    "known_positive_share": "Known positives among the candidates",
+}
+_NEGATIVES = {
+    "Negatives: shares of the pairs": (
+        "share",
+        {
+            "known_positive_share": "known to match",
+            "false_negative_share": "believed to match",
+            "floor_share": "at the floor",
+            "prior": "estimated prior",
+        },
+    ),
+    "Effective number of negatives": ("", {"effective_negatives": ""}),
+    "Mean log-weight of a negative": ("", {"mean_log_weight": ""}),
+    "Calibrator: loss": ("", {"calibrator_loss": ""}),
+    "Calibrator: error on held-out pairs": ("", {"calibrator_brier": "Brier score", "calibrator_ece": "ECE"}),
+    "Clusters: cosine of stored and fresh features": ("", {"cluster_drift": ""}),
+    "Number of clusters": ("", {"clusters": ""}),
 }
 _NOT_METRICS = {"global_step", "epoch", "samples_seen"}
 
@@ -96,6 +112,18 @@ def charts(history: Sequence[Mapping[str, Any]]) -> list[Chart]:
         if (series := _series(title, training, key)) is not None
     ]
     return drawn + _evaluation_charts(evaluations)
+
+
+def negative_charts(history: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    """The charts of what was logged about the negatives."""
+    lines = [line for line in history if "split" not in line]
+    drawn: list[Chart] = []
+    for title, (unit, names) in _NEGATIVES.items():
+        found = [(name, _series(name, lines, key)) for key, name in names.items()]
+        series = [replace(values, name=name or title) for name, values in found if values is not None]
+        if series:
+            drawn.append(Chart(title, series, unit, smooth=len(series) == 1))
+    return drawn
 
 
 def _evaluation_charts(lines: Sequence[Mapping[str, Any]]) -> list[Chart]:

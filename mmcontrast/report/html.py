@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-from mmcontrast.report import views
-from mmcontrast.report.curves import charts
+from mmcontrast.report import negatives, views
+from mmcontrast.report.curves import charts, negative_charts
 from mmcontrast.report.inputs import ReportInputs
+from mmcontrast.report.negatives import NegativesView
 from mmcontrast.report.plots import chart_svg
 
 
@@ -41,6 +45,8 @@ def render_report(inputs: ReportInputs) -> str:
             bad_row_summary=views.bad_row_summary(inputs.bad_rows),
             max_bad_rows=views.MAX_BAD_ROWS,
             negatives=views.negative_rows(inputs),
+            negative_charts=[(chart.title, chart_svg(chart)) for chart in negative_charts(inputs.history)],
+            drawn=_Drawn(inputs.inspection),
             config=views.config_rows(inputs.config),
         )
     )
@@ -48,8 +54,44 @@ def render_report(inputs: ReportInputs) -> str:
 
 def write_report(inputs: ReportInputs, path: str | Path) -> Path:
     """Write the page to `path`; a reader never sees half of it, and a failure leaves the old one in place."""
-    path = Path(path)
-    page = render_report(inputs)
+    return _write(render_report(inputs), Path(path))
+
+
+def render_negatives(view: NegativesView, *, name: str, facts: Mapping[str, str] | None = None) -> str:
+    """A page about the negatives of a data set alone."""
+    template = _environment().get_template("negatives_page.html.j2")
+    return template.render(view=view, drawn=_Drawn(view), name=name, facts=facts or {})
+
+
+def write_negatives(
+    view: NegativesView, path: str | Path, *, name: str, facts: Mapping[str, str] | None = None
+) -> Path:
+    """Write that page, as `write_report` does."""
+    return _write(render_negatives(view, name=name, facts=facts), Path(path))
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """The drawings of a view, made when the template asks for them."""
+
+    view: NegativesView | None
+
+    @property
+    def map_svg(self) -> Markup:
+        return negatives.map_svg(self.view.map) if self.view and self.view.map else Markup()
+
+    @property
+    def batch_svg(self) -> Markup:
+        return negatives.batch_svg(self.view.batch) if self.view and self.view.batch else Markup()
+
+    @property
+    def reliability_svg(self) -> Markup:
+        return negatives.reliability_svg(self.view.reliability) if self.view and self.view.reliability else Markup()
+
+    wrong = staticmethod(negatives.same_in_words)
+
+
+def _write(page: str, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

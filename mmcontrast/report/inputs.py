@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mmcontrast.report.negatives import NegativesView
 from mmcontrast.types import BadRow
 
 
@@ -63,6 +64,7 @@ class ReportInputs:
         confusion: (c, c) counts, rows = true class, columns = predicted class, and the c class names.
         bad_rows: rows that could not be used.
         negatives: label -> value about who was a negative of whom; numbers in [0, 1] are shown as per cent.
+        inspection: the pairs behind those numbers, or None.
         notes: sentences that the reader should know.
     """
 
@@ -77,4 +79,5 @@ class ReportInputs:
     confusion: tuple[np.ndarray[Any, Any] | Sequence[Sequence[int]], Sequence[str]] | None = None
     bad_rows: Sequence[BadRow] = ()
     negatives: Mapping[str, float | str] = field(default_factory=dict)
+    inspection: NegativesView | None = None
     notes: Sequence[str] = ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ import numpy as np
 
 from mmcontrast.report.curves import as_number, flatten, is_share
 from mmcontrast.report.inputs import ReportInputs
+from mmcontrast.report.pictures import data_uri as data_uri
 from mmcontrast.types import BadRow
 
 DASH = "–"
@@ -54,12 +54,6 @@ class ConfusionView:
     pairs: list[tuple[str, str, float, int, int]]
     labelled: bool
     left_out: int
-
-
-def data_uri(picture: bytes) -> str:
-    """A picture as a data URI; JPEG unless it starts like a PNG."""
-    kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
 def format_metric(name: str, value: Any) -> str:

@@ -1,20 +1,20 @@
-"""Where features, known positives and the loss meet, and nowhere else."""
+"""Where features, weights of negatives and the loss meet, and nowhere else."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
 from mmcontrast import distributed
 from mmcontrast.losses import sigmoid_loss, symmetric_info_nce
-from mmcontrast.negatives.known import MatchKeys, known_positives, mask_log_weights
-from mmcontrast.types import NO_KEY, Features, PairBatch
+from mmcontrast.negatives.batch import GlobalBatch, gather_batch
+from mmcontrast.negatives.clustering import Clusters
+from mmcontrast.negatives.weighting import RuleSettings, Weighting, Weights
+from mmcontrast.types import Features, PairBatch
 
 LossName = Literal["info_nce", "sigmoid"]
-Rule = Literal["none", "duplicates"]
-Treatment = Literal["mask", "positives"]
 
 
 @dataclass(frozen=True)
@@ -30,30 +30,44 @@ class ContrastiveObjective:
 
     Args:
         loss: "info_nce" (symmetric) or "sigmoid".
-        rule: "duplicates" treats known positives apart; "none" is plain CLIP, where they are negatives.
-        treatment: of known positives: "mask" takes them out, "positives" makes them further targets.
+        weighting: rules about negatives; None treats known positives apart and nothing else.
+        clusters: told of the features of every batch, for guided batches.
+
+    Attributes:
+        progress: share of the training that is done, set by the trainer before each step.
     """
 
-    def __init__(self, loss: LossName = "info_nce", rule: Rule = "duplicates", treatment: Treatment = "mask") -> None:
+    def __init__(
+        self, loss: LossName = "info_nce", weighting: Weighting | None = None, clusters: Clusters | None = None
+    ) -> None:
         self.loss = loss
-        self.rule = rule
-        self.treatment = treatment
+        self.weighting = Weighting(RuleSettings()) if weighting is None else weighting
+        self.clusters = clusters
+        self.progress = 0.0
 
-    def __call__(self, features: Features, batch: PairBatch) -> ObjectiveOutput:
-        """The loss of this rank's (b, d) features against the candidates of all ranks."""
+    @property
+    def wants_siblings(self) -> bool:
+        """Whether further captions of some rows are of use."""
+        return self.weighting.calibrator is not None
+
+    def __call__(self, features: Features, batch: PairBatch, sibling_text: Tensor | None = None) -> ObjectiveOutput:
+        """The loss of this rank's (b, d) features against the candidates of all ranks.
+
+        Args:
+            features, batch: of this rank.
+            sibling_text: (s, d) features of the batch's siblings, without gradient.
+        """
         offset = distributed.rank() * len(batch)
-        known, text_known, diagnostics = None, None, {}
-        if self.rule == "duplicates":
-            local, everyone = MatchKeys.of(batch), _gather_keys(MatchKeys.of(batch))
-            known = known_positives(local, everyone)  # b n
-            text_known = known.T if everyone is local else known_positives(everyone, local).T
-            pairs = known.shape[0] * (known.shape[1] - 1)
-            diagnostics["known_positive_share"] = (known.sum() - len(batch)) / max(pairs, 1)
-        return ObjectiveOutput(self._loss(features, known, text_known, offset), diagnostics)
+        weights = Weights()
+        diagnostics: dict[str, Tensor] = {}
+        if self.weighting.settings.rules or self.weighting.settings.correction or self.clusters is not None:
+            everyone: GlobalBatch = gather_batch(features, batch, sibling_text)
+            weights, diagnostics = self.weighting(everyone, self.progress)
+            if self.clusters is not None:
+                self.clusters.observe(everyone.keys.index, everyone.image, everyone.text)
+        return ObjectiveOutput(self._loss(features, weights, offset), diagnostics)
 
-    def _loss(self, features: Features, known: Tensor | None, text_known: Tensor | None, offset: int) -> Tensor:
-        extra = self.treatment == "positives"
-        log_weights = None if known is None or extra else mask_log_weights(known)
+    def _loss(self, features: Features, weights: Weights, offset: int) -> Tensor:
         all_text = distributed.all_gather_with_grad(features.text)
         if self.loss == "sigmoid":
             assert features.logit_bias is not None
@@ -62,8 +76,8 @@ class ContrastiveObjective:
                 features.text,
                 features.logit_scale,
                 features.logit_bias,
-                log_weights=log_weights,
-                positives=known if extra else None,
+                log_weights=weights.log_weights,
+                positives=weights.positives,
                 all_text_features=all_text,
                 offset=offset,
             )
@@ -72,22 +86,22 @@ class ContrastiveObjective:
             features.text,
             features.logit_scale,
             logit_bias=features.logit_bias,
-            log_weights=log_weights,
-            text_log_weights=None if text_known is None or extra else mask_log_weights(text_known),
-            positives=known if extra else None,
-            text_positives=text_known if extra else None,
+            log_weights=weights.log_weights,
+            text_log_weights=weights.text_log_weights,
+            positives=weights.positives,
+            text_positives=weights.text_positives,
             all_image_features=distributed.all_gather_with_grad(features.image),
             all_text_features=all_text,
             offset=offset,
         )
 
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        state = {"weighting": self.weighting.state_dict()}
+        return state if self.clusters is None else state | {"clusters": self.clusters.state_dict()}
 
-def _gather_keys(keys: MatchKeys) -> MatchKeys:
-    if distributed.world_size() == 1:
-        return keys
-    return MatchKeys(
-        distributed.all_gather(keys.index),
-        distributed.all_gather(keys.caption_key),
-        distributed.all_gather_padded(keys.caption_keys, NO_KEY),
-        distributed.all_gather(keys.group_key),
-    )
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.weighting.load_state_dict(state["weighting"])
+        if self.clusters is not None:
+            self.clusters.load_state_dict(state["clusters"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from mmcontrast.types import PairBatch
 
@@ -33,10 +33,24 @@ class Progress:
 
 
 class EpochBatches(Protocol):
-    """Training data: batches of one epoch, from any batch of it on."""
+    """Training data: batches of one epoch, from any batch of it on.
+
+    Attributes:
+        diagnostics: numbers about how batches are composed, for the log.
+    """
+
+    diagnostics: dict[str, float]
 
     def epoch(self, epoch: int, start_batch: int) -> Iterator[PairBatch]:
         """This rank's share of each global batch."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to go on with the same batches."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
         ...
 
 

@@ -122,8 +122,9 @@ class Trainer:
         self.model.train()
         bad_rows, truncated = batch.bad_rows, batch.truncated
         batch = batch.to(self.accelerator.device)
+        self.objective.progress = self.progress.global_step / self.schedule.total_steps
         features = self.model(batch.image, batch.input_ids, batch.attention_mask)
-        output = self.objective(features, batch)
+        output = self.objective(features, batch, self._sibling_text(batch))
         self.accelerator.backward(output.loss)
         observed = {"loss": output.loss.detach(), **output.diagnostics}
         if self.clip_norm is not None:
@@ -140,6 +141,16 @@ class Trainer:
         self.progress.global_step += 1
         self.progress.batch_in_epoch += 1
         self.progress.samples_seen += len(batch) * distributed.world_size()
+
+    @torch.no_grad()
+    def _sibling_text(self, batch: PairBatch) -> torch.Tensor | None:
+        """Features of the batch's further captions, under the same dropout as the others."""
+        if batch.sibling_ids is None:
+            return None
+        bare = self.accelerator.unwrap_model(self.model)
+        with self.accelerator.autocast():
+            text: torch.Tensor = bare.encode_text(batch.sibling_ids, batch.sibling_mask)
+        return text
 
     def _after_step(self, stop: StopRequest) -> None:
         step, when = self.progress.global_step, self.schedule
@@ -172,6 +183,7 @@ class Trainer:
             "epoch": self.progress.epoch,
             "samples_seen": self.progress.samples_seen,
             **means,
+            **self.batches.diagnostics,
             "logit_scale": bare.logit_scale.exp().item(),
             "lr": self.scheduler.get_last_lr()[0],
             "pairs_per_second": pairs_per_step / seconds,
@@ -226,6 +238,8 @@ class Trainer:
             "model": self.accelerator.unwrap_model(self.model).state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
+            "objective": self.objective.state_dict(),
+            "batches": self.batches.state_dict(),
         }
         if self.average:
             shared["average"] = {"model": self.average.model.state_dict(), "steps": self.average.steps}
@@ -246,6 +260,8 @@ class Trainer:
         self.accelerator.unwrap_model(self.model).load_state_dict(shared["model"])
         self.optimizer.load_state_dict(shared["optimizer"])
         self.scheduler.load_state_dict(shared["scheduler"])
+        self.objective.load_state_dict(shared["objective"])
+        self.batches.load_state_dict(shared["batches"])
         if self.average:
             self.average.model.load_state_dict(shared["average"]["model"])
             self.average.steps = shared["average"]["steps"]

@@ -51,6 +51,12 @@ class Build(ModuleType):
         self.note("embed", args, kwargs)
         return {"images": 3, "captions": 6}
 
+    def inspect_negatives(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        self.note("inspect_negatives", args, kwargs)
+        pair = {"probability": 0.97, "cosine": 0.5, "caption": "a [red] dog", "other_caption": "one red dog"}
+        return {"calibrated": True, "known_share": 0.02, "believed_share": 0.1, "truth": None, "true_share": None,
+                "false_negatives": [pair]}  # fmt: skip
+
     def train_tokenizer(self, *args: Any, **kwargs: Any) -> dict[str, int]:
         self.note("train_tokenizer", args, kwargs)
         return {"vocab_size": 100}
@@ -171,6 +177,42 @@ def test_embed_and_tokenizer(build: Build, run: Callable[..., Result], tmp_path:
     assert json.loads((tmp_path / "tok/summary.json").read_text()) == {"vocab_size": 100}
 
 
+def test_negatives(build: Build, run: Callable[..., Result], tmp_path: Path) -> None:
+    words = ["negatives", "d.csv", "--model", "m", "--output", "deep/n.html", "--rows", "500", "--label-column", "kind"]
+    result = run(*words, "--caption-column", "c", "--json", "n.json")
+    ((name, args, options),) = build.calls
+    assert (name, args) == ("inspect_negatives", ("m", "d.csv", Path("deep/n.html")))
+    assert options == {
+        "rows": 500,
+        "split": None,
+        "image_column": None,
+        "caption_columns": ["c"],
+        "label_column": "kind",
+        "group_column": None,
+        "batch_size": 256,
+        "seed": 0,
+    }
+    assert "2.00 %" in result.stdout
+    assert "5.1" in result.stdout  # .02 of 255
+    assert "9.80 %" in result.stdout  # .1 of the other .98
+    assert "a [red] dog" in result.stdout  # captions are no markup
+    assert "None" not in result.stdout
+    assert "page: deep/n.html  results: n.json" in result.stdout
+    assert json.loads((tmp_path / "n.json").read_text())["believed_share"] == 0.1
+    assert "a remark\n" in result.stderr
+
+
+def test_negatives_says_before_the_work_what_cannot_be_written(
+    build: Build, run: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    assert "--output: folder is a folder" in run("negatives", "d", "--model", "m", "--output", "folder", code=1).stderr
+    assert "--json: folder is a folder" in run("negatives", "d", "--model", "m", "--json", "folder", code=1).stderr
+    assert "--model" in run("negatives", "d", code=2).stderr
+    assert "--rows" in run("negatives", "d", "--model", "m", "--rows", "0", code=2).stderr
+    assert build.calls == []
+
+
 def test_config_check_prints_the_resolved_config(run: Callable[..., Result], tmp_path: Path) -> None:
     expected = load_config("my.yaml", ["training.epochs=2"])
     assert (
@@ -195,6 +237,7 @@ def test_config_schema(run: Callable[..., Result], tmp_path: Path) -> None:
         ["train"],
         ["evaluate"],
         ["embed"],
+        ["negatives"],
         ["tokenizer", "train"],
         ["config", "check"],
         ["config", "schema"],

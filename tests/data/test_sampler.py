@@ -55,3 +55,28 @@ def test_errors_name_both_numbers() -> None:
     with pytest.raises(ConfigError, match=r"global_batch_size = 10 .* 4 processes"):
         GlobalBatchSampler(100, 10, seed=0, world_size=4)
     assert Draw(1, 2) == Draw(1, 2)
+
+
+def test_a_part_of_an_epoch_in_an_order_of_its_own() -> None:
+    sampler = GlobalBatchSampler(23, 4, seed=0)
+    order = np.arange(23)[::-1]
+    sampler.set_epoch(2, 1, stop_batch=3, order=order[4:])
+    assert indices(sampler) == [[18, 17, 16, 15], [14, 13, 12, 11]]
+    assert all(draw.epoch == 2 for batch in sampler for draw in batch)
+    sampler.set_epoch(2, 3, order=order[12:])
+    assert indices(sampler) == [[10, 9, 8, 7], [6, 5, 4, 3]]
+    sampler.set_epoch(2, stop_batch=2)
+    assert [index for batch in indices(sampler) for index in batch] == epoch_order(23, 0, 2)[:8].tolist()
+    with pytest.raises(ConfigError, match="stop_batch = 6: it is to lie between 1 and 5"):
+        sampler.set_epoch(0, 1, stop_batch=6)
+    with pytest.raises(ConfigError, match="an order of 19 items does not fill batches 0 to 5"):
+        sampler.set_epoch(0, order=order[4:])
+
+
+def test_ranks_share_an_order_of_its_own() -> None:
+    whole = []
+    for rank in range(2):
+        sampler = GlobalBatchSampler(20, 4, seed=0, rank=rank, world_size=2)
+        sampler.set_epoch(0, 2, order=np.arange(12))
+        whole.append(indices(sampler))
+    assert whole == [[[0, 1], [4, 5], [8, 9]], [[2, 3], [6, 7], [10, 11]]]

@@ -5,13 +5,13 @@ import math
 import numpy as np
 from report_samples import make_history
 
-from mmcontrast.report.curves import MAX_POINTS, charts, flatten
+from mmcontrast.report.curves import MAX_POINTS, charts, flatten, negative_charts
 
 
 def test_one_chart_for_each_training_number_and_kind_of_metric() -> None:
     drawn = {chart.title: chart for chart in charts(make_history())}
     assert list(drawn) == [
-        "Training loss", "Logit scale", "Learning rate", "Pairs per second", "Known positives among the candidates",
+        "Training loss", "Logit scale", "Learning rate", "Pairs per second",
         "Retrieval: text → image recall", "Retrieval: ranks", "Zero-shot: overall",
     ]  # fmt: skip
     recall = drawn["Retrieval: text → image recall"]
@@ -43,3 +43,21 @@ def test_gaps_stay_gaps_and_empty_series_have_no_chart() -> None:
     (chart,) = charts(lines)
     assert np.isnan(chart.series[0].y).tolist() == [False, True, False]
     assert charts([]) == []
+
+
+def test_what_is_logged_about_negatives_has_charts_of_its_own() -> None:
+    lines = [
+        {"global_step": step, "known_positive_share": 0.1, "false_negative_share": 0.2,
+         "effective_negatives": 40.0 + step,
+         "calibrator_brier": 0.02, "calibrator_ece": None if step == 1 else 0.01, "loss": 1.0}
+        for step in (1, 2)
+    ]  # fmt: skip
+    lines.append({"global_step": 2, "split": "validation", "prior": 0.5})
+    shares, effective, error = negative_charts(lines)
+    assert [series.name for series in shares.series] == ["known to match", "believed to match"]
+    assert shares.unit == "share"
+    assert effective.series[0].y.tolist() == [41, 42]
+    assert [series.name for series in error.series] == ["Brier score", "ECE"]
+    assert np.isnan(error.series[1].y).tolist() == [True, False]
+    assert [chart.title for chart in charts(lines)] == ["Training loss", "Validation: other"]
+    assert negative_charts([{"global_step": 1, "loss": 2.0}]) == []

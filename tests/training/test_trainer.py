@@ -53,6 +53,13 @@ class TinyBatches:
     def __init__(self, bad_rows: int = 0, poison_at: int | None = None) -> None:
         self.bad_rows = bad_rows
         self.poison_at = poison_at
+        self.diagnostics: dict[str, float] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        assert state == {}
 
     def epoch(self, epoch: int, start_batch: int) -> Iterator[PairBatch]:
         for k in range(start_batch, BATCHES_PER_EPOCH):
@@ -68,7 +75,7 @@ class TinyBatches:
             yield batch
 
 
-class NoBatches:
+class NoBatches(TinyBatches):
     def epoch(self, epoch: int, start_batch: int) -> Iterator[PairBatch]:
         return iter(())
 

@@ -1,0 +1,174 @@
+"""From an inspection of the negatives to what a page shows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mmcontrast.data import PairSource
+from mmcontrast.evaluation.false_negatives import NegativesInspection
+from mmcontrast.evaluation.pair_sweep import JudgedPair
+from mmcontrast.evaluation.reliability import Reliability
+from mmcontrast.evaluation.tasks import EmbeddedData
+from mmcontrast.preprocess import decode_image
+from mmcontrast.report.gallery import encode_thumbnail
+from mmcontrast.report.negatives import (
+    NegativesView,
+    ShownBatch,
+    ShownCluster,
+    ShownMap,
+    ShownPair,
+    ShownPicture,
+    ShownReliability,
+)
+
+_SHOWN_CLUSTERS = 24
+_PER_CLUSTER = 6
+_BATCH = 256
+_SMALL = 64
+_LARGE = 200
+
+
+class _Pictures:
+    """Pictures of the data as they are shown; each is decoded once a size."""
+
+    def __init__(self, data: EmbeddedData, source: PairSource) -> None:
+        self.data, self.source = data, source
+        self._made: dict[tuple[int, int], bytes] = {}
+
+    def thumbnail(self, row: int, side: int) -> bytes:
+        if (row, side) not in self._made:
+            picture = decode_image(self.source.image(int(self.data.positions[row])))
+            self._made[row, side] = encode_thumbnail(picture, side)
+        return self._made[row, side]
+
+    def shown(self, row: int, caption: int, side: int = _LARGE) -> ShownPicture:
+        number = self.source.row_number(int(self.data.positions[row]))
+        return ShownPicture(self.thumbnail(row, side), self.data.captions[caption], f"row {number:,}")
+
+    def class_name(self, label: int | None) -> str:
+        names = self.data.label_names
+        return "" if label is None else str(label) if names is None else names[label]
+
+    def verdict(self, pair: JudgedPair, truth: str | None) -> str:
+        if pair.same is None:
+            return ""
+        if truth != "label":
+            return "same group" if pair.same else "other group"
+        one, other = (self.class_name(self.data.labels[row]) for row in (pair.image, pair.other))
+        return f"both {one}" if pair.same else f"{one or 'none'} | {other or 'none'}"
+
+
+def negatives_view(found: NegativesInspection, source: PairSource) -> NegativesView:
+    """What a page shows of an inspection of `source`."""
+    pictures = _Pictures(found.data, source)
+
+    def pairs(judged: Sequence[JudgedPair]) -> list[ShownPair]:
+        return [
+            ShownPair(
+                pictures.shown(pair.image, pair.caption),
+                pictures.shown(pair.other, pair.other_caption),
+                pair.score if found.calibrated else None,
+                pair.cosine,
+                pictures.verdict(pair, found.truth),
+                pair.same,
+            )
+            for pair in judged
+        ]
+
+    return NegativesView(
+        headlines=_headlines(found),
+        calibrated=found.calibrated,
+        truth={"label": "class", "group": "group", None: ""}[found.truth],
+        believed=pairs(found.false_negatives),
+        borderline=pairs(found.borderline),
+        hard=pairs(found.hard_negatives),
+        clusters=_clusters(found, pictures),
+        cluster_note=_cluster_note(found),
+        map=_map(found, pictures),
+        batch=_batch(found, pictures),
+        reliability=None if found.reliability is None else _reliability(found.reliability),
+        notes=found.notes,
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.{2 if share < 0.01 else 1}f} %"
+
+
+def _headlines(found: NegativesInspection) -> list[tuple[str, str, str]]:
+    def a_batch(share: float) -> str:
+        return f"{share * (_BATCH - 1):.1f} of the 255 others in a batch of 256"
+
+    cards = [("Known to match", _percent(found.known_share), a_batch(found.known_share) + "; never negatives")]
+    unknown = 1 - found.known_share
+    if found.believed_share is not None:
+        share = found.believed_share * unknown
+        cards.insert(0, ("Pushed apart wrongly, as believed", _percent(share), a_batch(share)))
+    if found.true_share is not None:
+        word = "class" if found.truth == "label" else "group"
+        share = found.true_share * unknown
+        cards.append((f"Same {word}, not known to match", _percent(share), a_batch(share)))
+    if found.reliability is not None and found.reliability.auroc is not None:
+        cards.append(
+            ("AUROC of the belief", f"{found.reliability.auroc:.3f}", "1 orders all pairs rightly, 0.5 guesses")
+        )
+    if found.clusters.purity is not None:
+        cards.append(("Cluster purity", _percent(found.clusters.purity), f"{len(found.clusters.clusters)} clusters"))
+    return cards
+
+
+def _clusters(found: NegativesInspection, pictures: _Pictures) -> list[ShownCluster]:
+    first = {int(image): place for place, image in reversed(list(enumerate(found.data.text_images.tolist())))}
+    return [
+        ShownCluster(
+            [pictures.thumbnail(member, _SMALL) for member in cluster.members[:_PER_CLUSTER]],
+            found.data.captions[first[cluster.members[0]]],
+            len(cluster.members),
+            cluster.within,
+            pictures.class_name(cluster.label),
+            cluster.purity,
+        )
+        for cluster in found.clusters.clusters[:_SHOWN_CLUSTERS]
+    ]
+
+
+def _cluster_note(found: NegativesInspection) -> str:
+    clusters = found.clusters.clusters
+    shown = f" The {_SHOWN_CLUSTERS} largest are shown." if len(clusters) > _SHOWN_CLUSTERS else ""
+    return (
+        f"{len(clusters)} clusters of {len(clusters[-1].members)} to {len(clusters[0].members)} pairs, with their most "
+        f"typical pictures and the caption of the first of them.{shown}"
+    )
+
+
+def _map(found: NegativesInspection, pictures: _Pictures) -> ShownMap:
+    clusters = found.clusters
+    medoids = [cluster.members[0] for cluster in clusters.clusters]
+    thumbnails = [pictures.thumbnail(member, _SMALL) for member in medoids]
+    return ShownMap(clusters.points.numpy(), clusters.ids.numpy(), medoids, thumbnails, clusters.explained)
+
+
+def _batch(found: NegativesInspection, pictures: _Pictures) -> ShownBatch:
+    batch = found.batch
+    shown = [pictures.shown(row, caption, _SMALL) for row, caption in zip(batch.rows, batch.captions, strict=True)]
+    # Without probabilities a cell is full or empty: suspect, or not.
+    believed = batch.scores.double() if found.calibrated else (batch.scores >= batch.suspect_from).double()
+    same = None if batch.same is None else batch.same.numpy()
+    return ShownBatch(shown, batch.known.numpy(), np.asarray(believed), same)
+
+
+def _reliability(curve: Reliability) -> ShownReliability:
+    better = 1 - curve.brier / curve.brier_constant if curve.brier_constant else 0.0
+    numbers = {
+        "Pairs held against the truth": f"{sum(curve.counts):,}",
+        "Share that is the same": _percent(curve.base_rate),
+        "Mean probability": _percent(curve.mean),
+        "Brier score": f"{curve.brier:.4f}",
+        f"Brier score of always saying {_percent(curve.base_rate)}": f"{curve.brier_constant:.4f}",
+        "Better than that by": f"{100 * better:.0f} %",
+        "Calibration error (ECE)": f"{curve.ece:.4f}",
+        "AUROC": "–" if curve.auroc is None else f"{curve.auroc:.3f}",
+    }
+    return ShownReliability(curve.believed, curve.observed, curve.counts, numbers)

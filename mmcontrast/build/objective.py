@@ -1,0 +1,81 @@
+"""From the `negatives` section to the objective, and to what the sampler asks of it."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from mmcontrast.config import Config
+from mmcontrast.data import PairSource, PairStream
+from mmcontrast.models import DualEncoder, Tokenizer
+from mmcontrast.negatives.calibrator import Calibrator
+from mmcontrast.negatives.clustering import Clusters
+from mmcontrast.negatives.judge import StoredPairJudge
+from mmcontrast.negatives.signals import SIGNALS
+from mmcontrast.negatives.weighting import RuleSettings, Weighting
+from mmcontrast.negatives.words import WordStatistics
+from mmcontrast.training.objective import ContrastiveObjective
+
+STREAM_ITEMS = 1 << 20
+"""Places for the cluster ids of a stream, whose rows share them when there are more."""
+
+
+def make_objective(
+    config: Config, model: DualEncoder, device: torch.device, num_rows: int | None
+) -> ContrastiveObjective:
+    """Loss, rules about negatives with what they learn from, and the clusters that guide batches."""
+    negatives, seed = config.negatives, config.training.seed
+    rules = negatives.rules
+    settings = RuleSettings(
+        rules=rules,
+        known_positives=negatives.known_positives,
+        soft_positives=negatives.soft_positives,
+        floor=negatives.floor,
+        start=negatives.start,
+        ramp=negatives.ramp,
+        margin=negatives.margin,
+        relative_margin=negatives.margin_kind == "relative",
+        quantile=negatives.quantile,
+        beta=negatives.beta,
+        oracle=negatives.oracle,
+        correction=negatives.cluster.correction,
+    )
+    learns = "calibrated" in rules or ("quantile" in rules and negatives.quantile is None)
+    calibrator = words = clusters = None
+    if learns:
+        calibrator = Calibrator(
+            len(SIGNALS), prior=negatives.prior, prior_factor=negatives.prior_factor, seed=seed, device=device
+        )
+    if learns or "text_similarity" in rules:
+        words = WordStatistics(model.tokenizer.vocab_size, device)
+    if negatives.cluster.share:
+        clusters = Clusters(
+            STREAM_ITEMS if num_rows is None else num_rows,
+            model.embed_dim,
+            items_per_cluster=negatives.cluster.items_per_cluster,
+            seed=seed,
+            device=device,
+        )
+    weighting = Weighting(settings, calibrator=calibrator, words=words, clusters=clusters, seed=seed)
+    return ContrastiveObjective(config.training.loss, weighting, clusters)
+
+
+def make_judge(
+    config: Config, objective: ContrastiveObjective, source: PairSource | PairStream, model: DualEncoder
+) -> StoredPairJudge | None:
+    """What keeps probable matches out of each other's group; None without probabilities or captions at hand."""
+    weighting, clusters = objective.weighting, objective.clusters
+    if clusters is None or weighting.calibrator is None or weighting.words is None:
+        return None
+    if isinstance(source, PairStream) or config.negatives.cluster.max_probability is None:
+        return None
+    return StoredPairJudge(
+        clusters, weighting.calibrator, weighting.words, partial(_tokens, source=source, tokenizer=model.tokenizer)
+    )
+
+
+def _tokens(rows: Tensor, source: PairSource, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
+    tokens = tokenizer([source.captions(row)[0] for row in rows.tolist()])
+    return tokens.input_ids, tokens.attention_mask

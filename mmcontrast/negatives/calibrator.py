@@ -1,0 +1,264 @@
+"""A small network that says how probably a "negative" matches after all, learnt from matches and unlabelled pairs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmcontrast.negatives.prior import estimate_prior
+
+FIRST_PRIOR = 0.02
+LEAST_POSITIVES = 64
+REFIT_EVERY = 20
+SCALES = (0.2, 3.0)
+"""Bounds of the correction of the network's logits; a prior that is far too large would ask for infinity."""
+
+
+def pu_risk(positive: Tensor, unlabelled: Tensor, prior: float) -> Tensor:
+    """Non-negative risk of logits from positive and unlabelled data (Kiryo et al. 2017, eq. 6), logistic loss.
+
+    prior * E_P[l(g, 1)] + max(0, E_U[l(g, 0)] - prior * E_P[l(g, 0)]). The logistic loss is proper, so the
+    minimiser is the log-odds of a match among the unlabelled pairs.
+
+    Args:
+        positive: (p,) logits of pairs that match.
+        unlabelled: (u,) logits of pairs as they come.
+        prior: share of matches among the unlabelled.
+    """
+    negative_risk = F.softplus(unlabelled).mean() - prior * F.softplus(positive).mean()
+    return prior * F.softplus(-positive).mean() + negative_risk.clamp(min=0)
+
+
+class MonotoneNetwork(nn.Module):
+    """Two layers whose output never falls when a signal rises.
+
+    Matches known without labels are not a fair sample of all matches: captions of one picture share more words, say.
+    A free network learns to tell the sample from the rest; one that can only ask for "more alike" cannot.
+    """
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.inner, self.outer, self.direct = nn.Linear(width, hidden), nn.Linear(hidden, 1), nn.Linear(width, 1)
+
+    def forward(self, signals: Tensor) -> Tensor:
+        """(...) logits of signals (..., width)."""
+        inner = F.linear(signals, self.inner.weight.abs(), self.inner.bias).tanh()
+        logits = F.linear(inner, self.outer.weight.abs(), self.outer.bias)
+        return (logits + F.linear(signals, self.direct.weight.abs())).squeeze(-1)
+
+
+class Ring:
+    """The newest `capacity` rows of (n, width) values."""
+
+    def __init__(self, capacity: int, width: int, device: torch.device | str) -> None:
+        self.values = torch.zeros(capacity, width, device=device)
+        self.seen = 0
+
+    def __len__(self) -> int:
+        return min(self.seen, len(self.values))
+
+    def add(self, rows: Tensor) -> None:
+        """Put (r, width) rows in place of the oldest ones."""
+        rows = rows[-len(self.values) :]
+        places = (torch.arange(len(rows), device=rows.device) + self.seen) % len(self.values)
+        self.values[places] = rows.to(self.values.dtype)
+        self.seen += len(rows)
+
+    def filled(self) -> Tensor:
+        """(n, width) what there is."""
+        return self.values[: len(self)]
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """(count, width) drawn with replacement."""
+        return self.values[torch.randint(len(self), (count,), generator=generator).to(self.values.device)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {"values": self.filled().cpu(), "seen": self.seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.values[: len(state["values"])] = state["values"].to(self.values)
+        self.seen = state["seen"]
+
+
+class Calibrator:
+    """Learns p(match | signals of a pair) with its own optimiser; never through the contrastive loss.
+
+    The contrastive loss falls whenever a weight falls (dL/dw_ij = e^s_ij / Z_i > 0), so a network trained by it would
+    call everything a match. This one learns from pairs that match and are not trained as such against pairs as they
+    come; a part of both is held out to measure calibration.
+
+    Args:
+        width: number of signals.
+        prior: share of matches among the unlabelled pairs; None estimates it.
+        prior_factor: multiplies the estimate.
+        hidden: width of the hidden layer.
+        learning_rate: of Adam.
+        seed: of weights and samples.
+        device: where the signals are.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        prior: float | None = None,
+        prior_factor: float = 1.0,
+        hidden: int = 16,
+        learning_rate: float = 0.02,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._fixed_prior, self._factor = prior, prior_factor
+        self.prior = FIRST_PRIOR if prior is None else prior
+        self.scale, self.shift = 1.0, 0.0
+        self._generator = torch.Generator().manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = MonotoneNetwork(width, hidden).to(device)
+        self._optimizer = torch.optim.Adam(self.network.parameters(), lr=learning_rate, weight_decay=1e-4)
+        self._mean, self._std = torch.zeros(width, device=device), torch.ones(width, device=device)
+        self._rings = {
+            "positives": Ring(4096, width, device),
+            "unlabelled": Ring(16384, width, device),
+            "held_positives": Ring(2048, width, device),
+            "held_unlabelled": Ring(8192, width, device),
+        }
+        self._steps = 0
+        self._quality: dict[str, float] = {}
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has learnt from enough pairs to be asked."""
+        return self._steps >= 2 * REFIT_EVERY
+
+    def observe(self, positives: Tensor, unlabelled: Tensor, *, held_out: bool = False) -> None:
+        """Keep the signals of (p, width) matching pairs and (u, width) pairs as they come."""
+        prefix = "held_" if held_out else ""
+        self._rings[f"{prefix}positives"].add(positives.detach())
+        self._rings[f"{prefix}unlabelled"].add(unlabelled.detach())
+
+    def step(self) -> Tensor | None:
+        """One step of the calibrator's own optimiser; None while there are too few positives."""
+        positives, unlabelled = self._rings["positives"], self._rings["unlabelled"]
+        if len(positives) < LEAST_POSITIVES or len(unlabelled) < LEAST_POSITIVES:
+            return None
+        if self._steps % REFIT_EVERY == 0:
+            values = unlabelled.filled()
+            self._mean, self._std = values.mean(dim=0), values.std(dim=0).clamp(min=1e-3)
+        with torch.enable_grad():
+            risk = pu_risk(
+                self._logits(positives.sample(256, self._generator)),
+                self._logits(unlabelled.sample(1024, self._generator)),
+                self.prior,
+            )
+            self._optimizer.zero_grad()
+            torch.autograd.backward(risk)
+            self._optimizer.step()
+        self._steps += 1
+        if self._steps % REFIT_EVERY == 0:
+            self._refit()
+        return risk.detach()
+
+    @torch.no_grad()
+    def probability(self, signals: Tensor) -> Tensor:
+        """(...) probability that a pair matches, of its signals (..., width)."""
+        return (self.scale * self._logits(signals) + self.shift).sigmoid()
+
+    def diagnostics(self) -> dict[str, float]:
+        """Prior, and Brier score and calibration error on held-out pairs, once there are any."""
+        return {"prior": self.prior, **self._quality}
+
+    def _logits(self, signals: Tensor) -> Tensor:
+        logits: Tensor = self.network((signals - self._mean) / self._std)
+        return logits
+
+    @torch.no_grad()
+    def _refit(self) -> None:
+        """Prior, scale and shift anew, and how well they fit pairs that the network was not trained on."""
+        positive, unlabelled = (self._logits(self._all(kind)) for kind in ("positives", "unlabelled"))
+        if self._fixed_prior is None:
+            estimate = min(0.9, self._factor * estimate_prior(positive, unlabelled))
+            self.prior = estimate if self._steps <= REFIT_EVERY else 0.8 * self.prior + 0.2 * estimate
+        self.scale, self.shift = fit_scale_and_shift(positive, unlabelled, self.prior)
+        held = [self._rings[kind].filled() for kind in ("held_positives", "held_unlabelled")]
+        if min(map(len, held)) >= LEAST_POSITIVES:
+            p, u = (self.probability(signals) for signals in held)
+            self._quality = {
+                "calibrator_brier": pu_brier(p, u, self.prior),
+                "calibrator_ece": pu_ece(p, u, self.prior),
+            }
+
+    def _all(self, kind: str) -> Tensor:
+        return torch.cat([self._rings[kind].filled(), self._rings[f"held_{kind}"].filled()])
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "generator": self._generator.get_state(),
+            "rings": {name: ring.state_dict() for name, ring in self._rings.items()},
+            "scaling": [self._mean.cpu(), self._std.cpu()],
+            "numbers": [self.prior, self.scale, self.shift, self._steps],
+            "quality": dict(self._quality),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.network.load_state_dict(state["network"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._generator.set_state(state["generator"])
+        for name, ring in self._rings.items():
+            ring.load_state_dict(state["rings"][name])
+        self._mean, self._std = (value.to(self._mean.device) for value in state["scaling"])
+        self.prior, self.scale, self.shift, self._steps = state["numbers"]
+        self._quality = dict(state["quality"])
+
+
+def fit_scale_and_shift(positive: Tensor, unlabelled: Tensor, prior: float, steps: int = 15) -> tuple[float, float]:
+    """Scale a and shift b so that sigmoid(a g + b) is calibrated (Platt 1999), from positive and unlabelled logits g.
+
+    Newton's method on the logistic risk E_U[log(1 + e^(a g + b))] - prior * E_P[a g + b], which is convex in a, b.
+    """
+    p, u = positive.double(), unlabelled.double()
+    found = torch.tensor([1.0, 0.0], dtype=torch.float64, device=u.device)
+    features = torch.stack([u, torch.ones_like(u)])  # 2 u
+    wanted = prior * torch.stack([p.mean(), torch.ones((), dtype=torch.float64, device=u.device)])
+    ridge = 1e-6 * torch.eye(2, dtype=torch.float64, device=u.device)
+    for _ in range(steps):
+        said = (found @ features).sigmoid()
+        gradient = features @ said / len(u) - wanted
+        curvature = (features * (said * (1 - said))) @ features.T / len(u) + ridge
+        move = torch.linalg.solve(curvature, gradient)
+        found = found - move / move.norm().clamp(min=1)  # short steps: far from the minimum Newton overshoots
+    scale = float(found[0].clamp(*SCALES))
+    low, high = -40.0 - scale * float(u.max()), 40.0 - scale * float(u.min())
+    for _ in range(50):  # the shift of that scale: the mean probability is the prior
+        shift = (low + high) / 2
+        low, high = (shift, high) if float((scale * u + shift).sigmoid().mean()) < prior else (low, shift)
+    return scale, shift
+
+
+def pu_brier(positive: Tensor, unlabelled: Tensor, prior: float) -> float:
+    """Brier score among the unlabelled, whose truth is unknown: E_U[p^2] + prior * E_P[1 - 2 p].
+
+    Args:
+        positive: (p,) probabilities given to matching pairs.
+        unlabelled: (u,) to pairs as they come.
+        prior: share of matches among these.
+    """
+    return float(unlabelled.square().mean() + prior * (1 - 2 * positive).mean())
+
+
+def pu_ece(positive: Tensor, unlabelled: Tensor, prior: float, bins: int = 10) -> float:
+    """Expected calibration error among the unlabelled: |said - true| matches, summed over bins of the probability."""
+    edges = torch.linspace(0, 1, bins + 1, device=positive.device)[1:-1]
+    where_p, where_u = torch.bucketize(positive, edges), torch.bucketize(unlabelled, edges)
+    said = torch.zeros(bins, device=positive.device).index_add_(0, where_u, unlabelled / len(unlabelled))
+    true = prior * torch.bincount(where_p, minlength=bins) / len(positive)
+    return float((said - true).abs().sum())

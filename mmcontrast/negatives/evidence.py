@@ -1,0 +1,91 @@
+"""What the calibrator learns from in a batch: matching pairs that are not trained as such, and pairs as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmcontrast.negatives.batch import GlobalBatch, Siblings
+from mmcontrast.negatives.known import share_a_caption
+from mmcontrast.negatives.signals import pair_signals, without_own
+from mmcontrast.negatives.words import WordStatistics
+
+HELD_OUT_ONE_IN = 8
+"""Every so many pictures the evidence of one is held out, to measure calibration on."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Signals of (p, f) matching pairs and of (u, f) pairs as they come, all of pictures on one side of the split."""
+
+    positives: Tensor
+    unlabelled: Tensor
+    held_out: bool
+
+
+def anchor_signals(batch: GlobalBatch, words: WordStatistics, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Signals (r, n, f) of some rows' pictures against all captions, and of their captions against all pictures.
+
+    "Caption j describes picture i" is one event, looked at from both sides: the cosine across the modalities and the
+    ranks are the anchor's own.
+    """
+    text = batch.text[rows] @ batch.text.T  # r n
+    tokens = (batch.input_ids, batch.attention_mask)
+    overlap = words.similarity((tokens[0][rows], tokens[1][rows]), tokens)
+    text_reference = without_own(text, rows)
+
+    def view(cross: Tensor) -> Tensor:
+        return pair_signals(cross, text, overlap, without_own(cross, rows), text_reference)
+
+    return view(batch.image[rows] @ batch.text.T), view(batch.text[rows] @ batch.image.T)
+
+
+def evidence(batch: GlobalBatch, words: WordStatistics, rows: Tensor) -> Iterator[Evidence]:
+    """Both sides of the split, from the anchors `rows` (r,) and the batch's siblings.
+
+    Matching pairs are found without labels and never trained as positives: linked pairs (the pictures i and j share
+    a caption, and caption j is another one) and, where these are few, siblings (picture i and its reserved caption).
+    Linked pairs come first because they are of two pictures, as the pairs in question are; siblings are more alike.
+    Pairs that are known to match are no unlabelled pairs either: nothing asks about them.
+    """
+    known = batch.known(rows)
+    linked = share_a_caption(batch.keys.take(rows), batch.keys)
+    own = batch.own(rows)
+    held = _held_out(batch, rows)
+    found = [
+        (signals, linked & ~known_here & ~own, ~known_here & ~own)
+        for signals, known_here in zip(anchor_signals(batch, words, rows), known, strict=True)
+    ]
+    siblings = None if batch.siblings is None else sibling_signals(batch, words, batch.siblings)
+    for side in (False, True):
+        anchors = (held == side)[:, None]
+        positives = [signals[match & anchors] for signals, match, _ in found]
+        if siblings is not None and batch.siblings is not None:
+            further = siblings[_held_out(batch, batch.siblings.rows) == side].flatten(0, 1)
+            positives.append(further[: max(0, len(further) - sum(map(len, positives)))])
+        yield Evidence(torch.cat(positives), torch.cat([s[open_ & anchors] for s, _, open_ in found]), held_out=side)
+
+
+def sibling_signals(batch: GlobalBatch, words: WordStatistics, siblings: Siblings) -> Tensor:
+    """Signals (s, 2, f) of pictures and further captions of theirs, seen from the picture and from the caption."""
+    rows, text, image = siblings.rows, batch.text, batch.image
+    overlap = words.similarity(
+        (siblings.input_ids, siblings.attention_mask), (batch.input_ids, batch.attention_mask)
+    ).gather(1, rows[:, None])
+    cross = (image[rows] * siblings.text).sum(dim=1, keepdim=True)  # s 1
+    same = (text[rows] * siblings.text).sum(dim=1, keepdim=True)
+    from_image = pair_signals(
+        cross, same, overlap, without_own(image[rows] @ text.T, rows), without_own(text[rows] @ text.T, rows)
+    )
+    from_text = pair_signals(
+        cross, same, overlap, without_own(siblings.text @ image.T, rows), without_own(siblings.text @ text.T, rows)
+    )
+    return torch.cat([from_image, from_text], dim=1)
+
+
+def _held_out(batch: GlobalBatch, rows: Tensor) -> Tensor:
+    """(r,) bool: by picture, so that no picture's pairs stand on both sides."""
+    return batch.keys.index[rows] % HELD_OUT_ONE_IN == 0
