@@ -15,6 +15,7 @@ ORACLE_POSITIVES = "oracle_positives"
 
 _CALIBRATED = ["duplicates", "calibrated"]
 _GUIDED = {"share": 0.25}
+_SOFT = {"rule": _CALIBRATED, "known_positives": "positives", "soft_positives": 0.5}
 
 METHODS: dict[str, dict[str, dict[str, Any]]] = {
     "infonce": {"negatives": {"rule": "none"}},
@@ -29,16 +30,23 @@ METHODS: dict[str, dict[str, dict[str, Any]]] = {
     "calibrated": {"negatives": {"rule": _CALIBRATED}},
     "cluster_calibrated": {"negatives": {"rule": _CALIBRATED, "cluster": _GUIDED}},
     "calibrated_positives": {"negatives": {"rule": _CALIBRATED, "known_positives": "positives"}},
-    "soft_positives": {"negatives": {"rule": _CALIBRATED, "known_positives": "positives", "soft_positives": 0.5}},
-    "calibrated_half": {"negatives": {"rule": _CALIBRATED, "prior_factor": 0.5}},
-    "calibrated_double": {"negatives": {"rule": _CALIBRATED, "prior_factor": 2.0}},
+    "soft_positives": {"negatives": _SOFT},
+    "soft_half": {"negatives": {**_SOFT, "prior_factor": 0.5}},
+    "soft_double": {"negatives": {**_SOFT, "prior_factor": 2.0}},
+    "cluster_soft": {"negatives": {**_SOFT, "cluster": _GUIDED}},
     "oracle_mask": {"negatives": {"rule": "oracle", "oracle": "label", "known_positives": "mask"}},
     "oracle_positives": {"negatives": {"rule": "oracle", "oracle": "label", "known_positives": "positives"}},
 }
-TUNED_AS = {"calibrated_half": "calibrated", "calibrated_double": "calibrated"}
-"""Methods that take the scale of another one, because they ask what a wrong prior does to it."""
+TUNED_AS = {
+    "soft_half": "soft_positives",
+    "soft_double": "soft_positives",
+    "cluster": "duplicates",
+    "cluster_calibrated": "calibrated",
+    "cluster_soft": "soft_positives",
+}
+"""Methods that take the scale of another one: what is asked is what a wrong prior, or guided batches, do to it."""
 
-SCALES = (7.0, 14.285714, 25.0)
+SCALES = (7.0, 14.285714)
 DEFAULT_SCALE = 14.285714
 TUNING_SEEDS = 1000
 """Seeds from here on are for tuning only."""

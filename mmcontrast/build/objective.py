@@ -18,8 +18,12 @@ from mmcontrast.negatives.weighting import RuleSettings, Weighting
 from mmcontrast.negatives.words import WordStatistics
 from mmcontrast.training.objective import ContrastiveObjective
 
-STREAM_ITEMS = 1 << 20
-"""Places for the cluster ids of a stream, whose rows share them when there are more."""
+STREAM_ITEMS = 1_048_573
+"""Places for the cluster ids of a stream, whose rows share them when there are more.
+
+A prime: row r of file f has the number f << 32 | r, so in a power of two of places all files' first rows would share
+one, while the last places stayed empty; here each file begins elsewhere.
+"""
 
 
 def make_objective(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from math import comb
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -15,6 +15,8 @@ from mmcontrast.evaluation.tasks import Evaluation
 from mmcontrast.preprocess import decode_image
 from mmcontrast.report import ReportInputs, retrieval_examples, write_report
 from mmcontrast.report.gallery import GalleryPair
+from mmcontrast.report.negatives import NegativesView
+from mmcontrast.training.log import few_negatives
 from mmcontrast.types import BadRow
 
 if TYPE_CHECKING:
@@ -28,9 +30,10 @@ def write_run_report(
     evaluation: Evaluation | None,
     source: PairSource | None,
     facts: dict[str, str],
+    inspection: NegativesView | None = None,
 ) -> None:
     """RUN/report.html: curves, metrics, galleries and confusion of the best model."""
-    gallery = GalleryPair([], [])
+    gallery, history = GalleryPair([], []), folder.history()
     zero_shot = None if evaluation is None else evaluation.zero_shot
     if evaluation is not None and source is not None and len(evaluation.data.text_features):
         gallery = _gallery(evaluation, source)
@@ -39,7 +42,7 @@ def write_run_report(
         ReportInputs(
             run_name=folder.path.name,
             config=config.model_dump(),
-            history=folder.history(),
+            history=history,
             results={} if evaluation is None else evaluation.results,
             chance={} if evaluation is None else chance(evaluation),
             facts={**facts, "steps": f"{progress.global_step:,}", "best at step": f"{progress.best_step:,}"},
@@ -47,8 +50,15 @@ def write_run_report(
             text_queries=gallery.text_queries,
             confusion=None if zero_shot is None else (zero_shot.confusion.numpy(), zero_shot.class_names),
             bad_rows=bad_rows,
-            negatives={"rule": " + ".join(config.negatives.rules) or "none", "known positives": config.negatives.known_positives},
-            notes=[] if evaluation is None else remarks(evaluation),
+            negatives={
+                "rule": " + ".join(config.negatives.rules) or "none",
+                "known positives": config.negatives.known_positives,
+            },
+            inspection=inspection,
+            notes=[
+                *([] if evaluation is None else remarks(evaluation)),
+                *few_negatives_note(history, config.training.global_batch_size),
+            ],
         ),
         folder.report,
     )
@@ -81,6 +91,16 @@ def remarks(evaluation: Evaluation) -> list[str]:
     if changed := [f"{name} -> {spelled}" for name, spelled in evaluation.spelled.items() if name != spelled]:
         lines.append(f"zero_shot: class names as spelled in prompts: {', '.join(changed)}")
     return lines + evaluation.notes
+
+
+def few_negatives_note(history: list[dict[str, Any]], batch_size: int) -> list[str]:
+    """A line where the log says that fewer than half of a batch's pairs counted as negatives."""
+    counted = [line for line in history if line.get("effective_negatives") is not None]
+    low = [line for line in counted if few_negatives(line, batch_size)]
+    if not low:
+        return []
+    least = few_negatives(min(low, key=lambda line: float(line["effective_negatives"])), batch_size)
+    return [f"negatives: {least} (so in {len(low)} of {len(counted)} lines of the log; this was the lowest)"]
 
 
 def chance(evaluation: Evaluation) -> dict[str, dict[str, float | None]]:

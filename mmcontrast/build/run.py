@@ -16,6 +16,7 @@ from mmcontrast import distributed
 from mmcontrast.build import parts
 from mmcontrast.build.batches import MapBatches, StreamBatches, make_batches
 from mmcontrast.build.folder import RunFolder
+from mmcontrast.build.negatives import negatives_of_run
 from mmcontrast.build.objective import make_judge, make_objective
 from mmcontrast.build.reporting import write_run_report
 from mmcontrast.build.validation import Validation
@@ -23,6 +24,7 @@ from mmcontrast.config import Config, check_against_data, load_config, total_ste
 from mmcontrast.data import PairSource, PairStream
 from mmcontrast.evaluation.tasks import Evaluation
 from mmcontrast.models import DualEncoder
+from mmcontrast.report.negatives import NegativesView
 from mmcontrast.training.checkpoint import Checkpointer
 from mmcontrast.training.ema import WeightAverage
 from mmcontrast.training.log import BadRowLog, MetricsLog, ProgressDisplay
@@ -76,6 +78,7 @@ class Run:
     config: Config
     folder: RunFolder
     trainer: Trainer
+    source: PairSource | PairStream
     validation: Validation | None
     facts: dict[str, str]
     console: Console
@@ -88,19 +91,36 @@ class Run:
             evaluation: Evaluation | None = None
             if self.validation is None:  # there was nothing to choose by: the last model is the model
                 save_model(trainer.bare_model, self.folder, None)
-            else:
-                best = DualEncoder.from_pretrained(self.folder.model, device=trainer.accelerator.device)
+            best = DualEncoder.from_pretrained(self.folder.model, device=trainer.accelerator.device)
+            if self.validation is not None:
                 evaluation = self.validation.evaluate(best)
                 results = evaluation.results
             self.folder.write_results(results)
             source = None if self.validation is None else self.validation.source
-            write_run_report(self.config, self.folder, trainer.progress, evaluation, source, self.facts)
+            inspection = self._inspect(best)
+            write_run_report(self.config, self.folder, trainer.progress, evaluation, source, self.facts, inspection)
             self.console.print(
                 f"model {self.folder.model}  report {self.folder.report}", highlight=False, soft_wrap=True
             )
         distributed.barrier()
         trainer.accelerator.end_training()  # last: it takes the process group down, and with it the ranks
         return Results(self.folder.path, results)
+
+    def _inspect(self, model: DualEncoder) -> NegativesView | None:
+        """Who was pushed apart wrongly among the training pairs, for the report; None where that cannot be said."""
+        rows, weighting = self.config.evaluation.inspect_negatives, self.trainer.objective.weighting
+        if not rows or not isinstance(self.source, PairSource):
+            return None
+        return negatives_of_run(
+            model,
+            self.source,
+            calibrator=weighting.calibrator,
+            words=weighting.words,
+            batch=self.config.training.global_batch_size,
+            rows=rows,
+            batch_size=self.config.evaluation.batch_size,
+            workers=self.config.data.workers,
+        )
 
 
 def save_model(model: nn.Module, folder: RunFolder, templates: list[str] | None) -> None:
@@ -152,7 +172,7 @@ def prepare(config: Config, console: Console, *, resume: bool = False, overwrite
         trainer.bad_rows.leave_out(source.bad_rows)
     if resume and not trainer.load_checkpoint():
         trainer.metrics.rewind(0)  # it died before its first checkpoint: lines of its first steps come again
-    return Run(config, folder, trainer, validation, facts(model, source), console)
+    return Run(config, folder, trainer, source, validation, facts(model, source), console)
 
 
 def facts(model: DualEncoder, source: PairSource | PairStream) -> dict[str, str]:

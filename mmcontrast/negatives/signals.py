@@ -30,10 +30,15 @@ def pair_signals(cross: Tensor, text: Tensor, words: Tensor, cross_reference: Te
 
 
 def upper_rank(values: Tensor, reference: Tensor) -> Tensor:
-    """-log of the share of `reference` (a, r, ascending) that is not below `values` (a, m): 0 lowest, log r highest."""
+    """-log of the share (1 + those of `reference` above) / r of `values` (a, m): 0 lowest, log r highest.
+
+    Args:
+        values: (a, m).
+        reference: (a, r) ascending. A value that is itself among them has as many above it as one beside them.
+    """
     size = reference.shape[-1]
-    below = torch.searchsorted(reference.contiguous(), values.contiguous())
-    return math.log(size) - (size - below).clamp(min=1).to(values.dtype).log()
+    above = size - torch.searchsorted(reference.contiguous(), values.contiguous(), right=True)
+    return math.log(size) - (above + 1).clamp(max=size).to(values.dtype).log()
 
 
 def without_own(similarity: Tensor, own: Tensor) -> Tensor:

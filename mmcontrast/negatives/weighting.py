@@ -128,7 +128,8 @@ class Weighting:
         for part in evidence(batch, self.words, anchors):
             calibrator.observe(part.positives, part.unlabelled, held_out=part.held_out)
         loss = calibrator.step()
-        values = {name: torch.tensor(value) for name, value in calibrator.diagnostics().items()}
+        device = batch.image.device  # the log adds them up without waiting for a GPU
+        values = {name: torch.tensor(value, device=device) for name, value in calibrator.diagnostics().items()}
         return values if loss is None else values | {"calibrator_loss": loss}
 
     def _probability(self, batch: GlobalBatch, rows: Tensor, progress: float) -> tuple[Tensor, Tensor] | None:
@@ -226,8 +227,8 @@ class Weighting:
         if log_weights is None:
             return {}
         own = batch.own(rows)
-        found = {"effective_negatives": rules.effective_negatives(log_weights, own).mean()}
         asked = ~own if known is None else ~own & ~known[0]
+        found = {"effective_negatives": rules.effective_negatives(log_weights, ~asked).mean()}
         weights = log_weights[asked]
         found["mean_log_weight"] = weights.clamp(min=-20).mean()
         if probability is not None:

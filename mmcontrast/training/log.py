@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as Eta
 
@@ -19,7 +20,22 @@ from mmcontrast.errors import DataError
 from mmcontrast.types import BadRow
 
 _MIN_ROWS_FOR_LIMIT = 100
+LEAST_SHARE_OF_NEGATIVES = 0.5
+"""Of a batch's pairs, that should count as negatives; with fewer the weights may have collapsed."""
+
 _SHOWN = ("image_recall@1", "image_recall@10", "text_recall@1", "text_recall@10", "map@r", "acc1")
+
+
+def few_negatives(line: Mapping[str, Any], batch_size: int) -> str | None:
+    """What to say of a logged line in which fewer than half of a batch's pairs count as negatives, or None."""
+    effective = line.get("effective_negatives")
+    if effective is None or not effective < LEAST_SHARE_OF_NEGATIVES * batch_size:
+        return None
+    return (
+        f"only {effective:.0f} of a batch's {batch_size} pairs count as negatives (effective number at step "
+        f"{line['global_step']}): look at rules, prior and floor in the section negatives, and whether many captions "
+        "or groups are the same"
+    )
 
 
 class MetricsLog:
@@ -116,6 +132,7 @@ class ProgressDisplay:
             disable=not self.live,
         )
         self.total_steps = total_steps
+        self._warned: set[str] = set()
         self.task: TaskID = self.bar.add_task("train", total=total_steps, status="")
 
     def __enter__(self) -> ProgressDisplay:
@@ -142,6 +159,12 @@ class ProgressDisplay:
                 highlight=False,
                 soft_wrap=True,
             )
+
+    def warn_once(self, kind: str, message: str) -> None:
+        """A line about something that goes on, the first time of its kind only."""
+        if self.visible and kind not in self._warned:
+            self.console.print(f"[yellow]warning:[/] {escape(message)}", highlight=False, soft_wrap=True)
+        self._warned.add(kind)
 
     def evaluation(self, step: int, metrics: dict[str, float | None], watched: str, best: bool) -> None:
         """One line an evaluation: the watched metric first, then what people look at."""

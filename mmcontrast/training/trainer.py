@@ -18,7 +18,7 @@ from mmcontrast import distributed
 from mmcontrast.errors import TrainingError, TrainingInterrupted
 from mmcontrast.training.checkpoint import Checkpointer, rng_state, set_rng_state
 from mmcontrast.training.ema import WeightAverage
-from mmcontrast.training.log import BadRowLog, MetricsLog, ProgressDisplay
+from mmcontrast.training.log import BadRowLog, MetricsLog, ProgressDisplay, few_negatives
 from mmcontrast.training.objective import ContrastiveObjective
 from mmcontrast.training.schedule import EpochBatches, Progress, Schedule, due
 from mmcontrast.training.signals import StopRequest, stop_on_signals
@@ -176,7 +176,7 @@ class Trainer:
 
     def _log(self) -> None:
         means, seconds = self._window.flush()
-        pairs_per_step = self.progress.samples_seen / self.progress.global_step
+        pairs_per_step = self.progress.samples_seen // self.progress.global_step
         bare = self.accelerator.unwrap_model(self.model)
         values = {
             "global_step": self.progress.global_step,
@@ -191,6 +191,8 @@ class Trainer:
         }
         self.metrics.write(values)
         self.display.values(values)
+        if warning := few_negatives(values, pairs_per_step):
+            self.display.warn_once("few negatives", warning)
         self.bad_rows.add(self._new_bad_rows, self.progress.samples_seen)
         self._new_bad_rows = []
         self._check_finite(means["loss"])

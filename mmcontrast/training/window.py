@@ -16,14 +16,14 @@ class StepWindow:
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._steps = 0
+        self._counts: dict[str, int] = {}
         self._restart()
 
     def add(self, values: dict[str, Tensor]) -> None:
         """Note one step's scalars."""
         for name, value in values.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.detach().float()
-        self._steps += 1
+            self._counts[name] = self._counts.get(name, 0) + 1
         self._timed_steps += 1
 
     def exclude(self, seconds: float) -> None:
@@ -35,22 +35,26 @@ class StepWindow:
         return self._sums[name].item() if name in self._sums else 0.0
 
     def flush(self) -> tuple[dict[str, float], float]:
-        """Means over the window's steps and over all ranks, and seconds a step; starts the next window."""
+        """Means over all ranks and the steps that had the value, and seconds a step; starts the next window.
+
+        A rule that begins to work in the middle of a window has no values before: those steps must not count as 0.
+        """
         totals = distributed.all_gather(torch.stack(list(self._sums.values()))[None]).mean(dim=0)
-        means = dict(zip(self._sums, (totals / self._steps).tolist(), strict=True))
+        counts = torch.tensor([self._counts[name] for name in self._sums], device=totals.device)
+        means = dict(zip(self._sums, (totals / counts).tolist(), strict=True))
         seconds = (time.perf_counter() - self._start) / max(1, self._timed_steps)
-        self._sums, self._steps = {}, 0
+        self._sums, self._counts = {}, {}
         self._restart()
         return means, seconds
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint: a run may stop in the middle of a window."""
-        return {"sums": self._sums, "steps": self._steps}
+        return {"sums": self._sums, "counts": self._counts}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on in the middle of a window; only the clock starts anew."""
         self._sums = {name: value.to(device) for name, value in state["sums"].items()}
-        self._steps = state["steps"]
+        self._counts = dict(state["counts"])
         self._restart()
 
     def _restart(self) -> None:

@@ -66,6 +66,41 @@ def config(*overrides: str) -> Config:
             "negatives.known_positives: positives needs negatives.rule duplicates",
         ),
         (
+            ["negatives.rule=text_similarity", "negatives.known_positives=positives"],
+            "negatives.known_positives: positives needs negatives.rule duplicates: with rule text_similarity no "
+            "further positive is known",
+        ),
+        (
+            ["negatives.rule=[none, duplicates]"],
+            "negatives.rule: none cannot stand beside other rules; leave it or them out",
+        ),
+        (["negatives.rule=[margin, duplicates, margin]"], "negatives.rule: names margin twice; once is enough"),
+        (
+            ["negatives.soft_positives=0.5"],
+            "negatives.soft_positives: needs the probabilities of negatives.rule calibrated",
+        ),
+        (
+            ["negatives.rule=calibrated", "negatives.soft_positives=0.5", "training.loss=sigmoid"],
+            "negatives.soft_positives: needs training.loss info_nce",
+        ),
+        (
+            ["negatives.start=0.7", "negatives.ramp=0.3"],
+            "negatives.ramp: start 0.7 + ramp 0.3 leave no training at full effect; take less than 1 together",
+        ),
+        (
+            ["negatives.rule=[duplicates, hardness]", "training.loss=sigmoid"],
+            "negatives.rule: hardness needs training.loss info_nce",
+        ),
+        (
+            ["negatives.cluster.correction=0.5"],
+            "negatives.cluster.correction: corrects guided batches; set negatives.cluster.share as well",
+        ),
+        (
+            ["negatives.cluster.share=0.5", "negatives.cluster.group=9", "training.global_batch_size=8"],
+            "negatives.cluster.group: is larger than training.global_batch_size; take 8 or less",
+        ),
+        (["evaluation.inspect_negatives=-1"], "evaluation.inspect_negatives: -1 must be greater than or equal to 0"),
+        (
             ["data.streaming=true", "training.max_steps=5", "evaluation.every_steps=5", "data.caption_sampling=all"],
             "data.caption_sampling: all needs data.streaming false",
         ),
@@ -124,6 +159,13 @@ def test_several_contradictions_are_told_together() -> None:
         ["training.max_steps=10", "training.warmup_steps=9"],
         ["negatives.known_positives=positives"],
         ["model.init_from=m", "model.image.locked=true"],
+        ["negatives.rule=oracle", "negatives.known_positives=positives"],
+        ["negatives.rule=[oracle, calibrated]", "negatives.known_positives=positives", "negatives.soft_positives=0.9"],
+        ["negatives.rule=[duplicates, calibrated, margin]", "training.loss=sigmoid"],
+        ["negatives.start=0", "negatives.ramp=0"],
+        ["negatives.cluster.share=0.25", "negatives.cluster.correction=1"],
+        ["negatives.cluster.group=9", "training.global_batch_size=8"],
+        ["evaluation.inspect_negatives=0"],
     ],
 )
 def test_what_is_allowed(overrides: list[str]) -> None:
@@ -136,6 +178,25 @@ def test_sigmoid_brings_its_scale_and_bias_unless_given() -> None:
     assert (model.logit_scale, model.logit_bias) == (10.0, -10.0)
     model = config("training.loss=sigmoid", "model.logit_scale=5", "model.logit_bias=-3").model
     assert (model.logit_scale, model.logit_bias) == (5.0, -3.0)
+
+
+def test_rules_are_one_or_a_list() -> None:
+    assert config().negatives.rules == ("duplicates",)
+    assert config("negatives.rule=none").negatives.rules == ()
+    assert config("negatives.rule=[none]").negatives.rules == ()
+    rules = config("negatives.rule=[calibrated, duplicates]").negatives.rules
+    assert rules == ("calibrated", "duplicates")
+    with pytest.raises(ConfigError, match=r"negatives\.rule"):
+        config("negatives.rule=[]")
+    with pytest.raises(ConfigError, match=r"negatives\.rule"):
+        config("negatives.rule=[calibratd]")
+
+
+def test_by_default_nothing_but_duplicates_is_treated_apart() -> None:
+    negatives = config().negatives
+    assert (negatives.known_positives, negatives.soft_positives, negatives.prior) == ("mask", None, None)
+    assert (negatives.cluster.share, negatives.cluster.correction) == (0.0, 0.0)
+    assert config().evaluation.inspect_negatives == 1000
 
 
 def test_small_towers_where_none_is_named() -> None:

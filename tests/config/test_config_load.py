@@ -108,8 +108,11 @@ def test_all_problems_at_once_with_file_line_and_mend(tmp_path: Path) -> None:
 
 
 def test_unknown_key_like_no_other_lists_the_known_ones() -> None:
-    (line,) = problems({**MINIMAL, "negatives": {"zzz": 1}})
-    assert line == "config: negatives.zzz: unknown key; known here: rule, known_positives"
+    (line,) = problems({**MINIMAL, "negatives": {"cluster": {"zzz": 1}}})
+    assert line == (
+        "config: negatives.cluster.zzz: unknown key; known here: share, group, items_per_cluster, neighbours, "
+        "correction, start, refresh_every_steps, max_probability"
+    )
 
 
 def test_missing_field_and_wrong_section(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,7 @@ from making_data import captions_of, encoded, picture, png, table, write_parquet
 from PIL import Image
 
 from mmcontrast.data import Draw, PairDataset, caption_key, open_source, text_key, train_transform
-from mmcontrast.data.dataset import item_seed, seeded
+from mmcontrast.data.dataset import RESERVED_ONE_IN, item_seed, reserved_caption, seeded
 from mmcontrast.errors import ConfigError, DataError
 from mmcontrast.preprocess import ImagePreprocess
 from mmcontrast.types import NO_KEY
@@ -154,3 +155,74 @@ def test_seeds_and_arguments(tmp_path: Path) -> None:
     source = open_source(write_parquet(tmp_path / "a.parquet"))
     with pytest.raises(ConfigError, match="caption_sampling = 'some': choose random or all"):
         PairDataset(source, NONE, caption_sampling="some")  # type: ignore[arg-type]
+
+
+# Captions that are kept from training
+
+
+def rows_of_captions(tmp_path: Path, captions: list[list[str]], **options: Any) -> PairDataset:
+    data = table(len(captions)).set_column(1, "captions", pa.array(captions))
+    source = open_source(write_parquet(tmp_path / "captions.parquet", data))
+    return PairDataset(source, NONE, reserve_captions=True, **options)
+
+
+FIVE = ["a dog", "a brown dog", "a dog runs", "an animal", "it runs"]
+
+
+@pytest.mark.parametrize("sampling", ["random", "all"])
+def test_a_reserved_caption_is_never_drawn(tmp_path: Path, sampling: Any) -> None:
+    dataset = rows_of_captions(tmp_path, [[f"{c} {i}" for c in FIVE] for i in range(9)], caption_sampling=sampling)
+    drawn: dict[int, set[str]] = {}
+    siblings: dict[int, set[str | None]] = {}
+    for epoch in range(40 if sampling == "random" else 3):
+        for index in range(len(dataset)):
+            item = dataset[Draw(index, epoch)]
+            drawn.setdefault(item.index, set()).add(item.caption)
+            siblings.setdefault(item.index, set()).add(item.sibling)
+            assert item.caption_keys[0] == caption_key(item.caption)
+            assert set(item.caption_keys) == {caption_key(f"{c} {item.index}") for c in FIVE}
+    for row in range(9):
+        (sibling,) = siblings[row]  # one and the same in every epoch
+        whole = {f"{c} {row}" for c in FIVE}
+        if row % RESERVED_ONE_IN:
+            assert sibling is None
+            assert drawn[row] == whole
+        else:
+            assert sibling in whole
+            assert drawn[row] == whole - {sibling}
+
+
+def test_what_is_reserved_is_a_function_of_the_row_alone(tmp_path: Path) -> None:
+    captions = [list(FIVE) for _ in range(8)]
+    found = {
+        rows_of_captions(tmp_path, captions, seed=seed)[Draw(4, epoch)].sibling for seed in (0, 5) for epoch in (0, 9)
+    }
+    assert found == {FIVE[reserved_caption(4, FIVE) or 0]}
+    numbers = [reserved_caption(row, FIVE) for row in range(0, 400, RESERVED_ONE_IN)]
+    assert {numbers.count(n) for n in range(5)} == {20}  # every place equally often
+    assert not any(reserved_caption(row, FIVE) is not None for row in range(400) if row % RESERVED_ONE_IN)
+
+
+@pytest.mark.parametrize(
+    ("captions", "possible"),
+    [
+        (["one"], []),
+        (["one", "two"], []),
+        (["one", "two", "three"], [0, 1, 2]),
+        (["one", "One.", "two"], []),  # without "two" one caption would be left
+        (["one", "One.", "two", "three"], [2, 3]),  # "one" would still be trained on under its other spelling
+        (["one", "one", "two", "two"], []),
+    ],
+)
+def test_only_captions_that_can_be_spared_are_reserved(captions: list[str], possible: list[int]) -> None:
+    found = {reserved_caption(row, captions) for row in range(0, 40, RESERVED_ONE_IN)}
+    assert found == (set(possible) or {None})
+
+
+def test_nothing_is_reserved_unasked(tmp_path: Path) -> None:
+    source = open_source(
+        write_parquet(tmp_path / "a.parquet", table(8).set_column(1, "captions", pa.array([FIVE] * 8)))
+    )
+    dataset = PairDataset(source, NONE)
+    assert {dataset[Draw(4, epoch)].caption for epoch in range(60)} == set(FIVE)
+    assert dataset[Draw(4, 0)].sibling is None

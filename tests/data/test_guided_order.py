@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from mmcontrast.data import key_conflicts
 from mmcontrast.data.guided_order import group_starts, guided_order
 from mmcontrast.data.key_conflicts import later_sharers, separate
 from mmcontrast.data.sampler import epoch_order
@@ -228,3 +229,19 @@ def test_separating_prefers_to_move_uniform_items() -> None:
     assert arrangement[1] == 1
     assert 0 in arrangement[4:]
     assert sorted(arrangement.tolist()) == list(range(8))
+
+
+def test_hopeless_data_are_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+    count = key_conflicts._occurrences
+    monkeypatch.setattr(key_conflicts, "_occurrences", lambda *args: tried.append(1) or count(*args))
+    rng = np.random.default_rng(0)
+    for distinct, rounds in ((20, 1), (1000, 12)):  # a batch of 64 with 5 keys of 20 each, or of 1000
+        tried.clear()
+        arrangement, keys = rng.permutation(6400), rng.integers(1, distinct + 1, (6400, 5 if distinct == 20 else 1))
+        before = conflicts(arrangement, keys, 64)
+        separate(arrangement, keys, np.zeros(6400, dtype=bool), 64, rng)
+        assert np.array_equal(np.sort(arrangement), np.arange(6400))
+        assert conflicts(arrangement, keys, 64) <= before
+        assert 2 <= len(tried) <= 2 * rounds
+        assert (distinct == 20) or conflicts(arrangement, keys, 64) == 0

@@ -120,11 +120,11 @@ def test_the_best_scale_is_that_of_the_deciding_metric_over_all_tuning_seeds() -
 
 
 def test_plans_follow_what_was_measured() -> None:
-    planner = Planner({"ucm_captions": {"calibrated": 7.0}}, SECONDS)
+    planner = Planner({"ucm_captions": {"calibrated": 7.0, "soft_positives": 7.0}}, SECONDS)
     timed = Cell("ucm_captions", "natural", 128, "calibrated", 1, "time")
     assert planner.plan(timed).scale == 7.0
     assert planner.plan(timed).share_of_steps == pytest.approx(1 / 1.1)
-    assert planner.plan(Cell("ucm_captions", "natural", 128, "calibrated_half", 1)).scale == 7.0
+    assert planner.plan(Cell("ucm_captions", "natural", 128, "soft_half", 1)).scale == 7.0
     with pytest.raises(ValueError, match="run --time"):
         planner.plan(Cell("ucm_captions", "natural", 64, "calibrated", 1, "time"))
     # InfoNCE in its own time is the same run: it is not trained twice.

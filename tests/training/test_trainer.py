@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 from mmcontrast.errors import DataError, TrainingError, TrainingInterrupted
 from mmcontrast.training.checkpoint import Checkpointer
 from mmcontrast.training.ema import WeightAverage
-from mmcontrast.training.log import BadRowLog, MetricsLog, ProgressDisplay
+from mmcontrast.training.log import BadRowLog, MetricsLog, ProgressDisplay, few_negatives
 from mmcontrast.training.objective import ContrastiveObjective
 from mmcontrast.training.optim import adamw, scheduler
 from mmcontrast.training.schedule import Schedule
@@ -259,3 +260,36 @@ def test_average_is_what_is_evaluated(tmp_path: Path) -> None:
     trainer.fit()
     assert trainer.average is not None
     assert seen == [trainer.average.model]
+
+
+class Alike(TinyBatches):
+    """Three of four pairs have one caption, from a step on."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.since = step
+
+    def epoch(self, epoch: int, start_batch: int) -> Iterator[PairBatch]:
+        for k, batch in enumerate(super().epoch(epoch, start_batch)):
+            if 5 * epoch + k >= self.since:
+                batch.caption_key = torch.tensor([7, 7, 7, 8])
+                batch.caption_keys = batch.caption_key[:, None]
+            yield batch
+
+
+def test_few_effective_negatives_are_warned_of_once(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, batches=Alike(6))
+    console = Console(file=io.StringIO(), width=300)
+    trainer.display = ProgressDisplay(12, console)
+    trainer.fit()
+    assert isinstance(console.file, io.StringIO)
+    (line,) = [line for line in console.file.getvalue().splitlines() if line.startswith("warning:")]
+    # Three anchors have one negative, the fourth has three.
+    assert "only 2 of a batch's 4 pairs count as negatives (effective number at step 9)" in line
+    assert [line["effective_negatives"] for line in lines(tmp_path)] == [3.0, 3.0, 1.5, 1.5]
+
+
+def test_half_of_a_batch_is_enough() -> None:
+    assert few_negatives({"global_step": 3, "effective_negatives": 32.0}, 64) is None
+    assert few_negatives({"global_step": 3}, 64) is None
+    assert "only 31 of a batch's 64" in str(few_negatives({"global_step": 3, "effective_negatives": 31.4}, 64))

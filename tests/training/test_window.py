@@ -28,3 +28,16 @@ def test_evaluation_is_no_training_time(monkeypatch: pytest.MonkeyPatch) -> None
     window.add({"loss": torch.tensor(1.0)})
     window.exclude(4.0)
     assert window.flush()[1] == 3.0
+
+
+def test_a_value_that_begins_late_is_not_thinned() -> None:
+    """A rule that starts in the middle of a window: the steps before have no value, which is not 0."""
+    window = StepWindow()
+    window.add({"loss": torch.tensor(1.0)})
+    window.add({"loss": torch.tensor(3.0), "effective_negatives": torch.tensor(100.0)})
+    resumed = StepWindow()
+    resumed.load_state_dict(window.state_dict(), torch.device("cpu"))
+    resumed.add({"loss": torch.tensor(2.0), "effective_negatives": torch.tensor(80.0)})
+    assert resumed.flush()[0] == {"loss": 2.0, "effective_negatives": 90.0}
+    resumed.add({"loss": torch.tensor(5.0)})
+    assert resumed.flush()[0] == {"loss": 5.0}
