@@ -19,6 +19,8 @@ from mmcontrast.negatives.words import WordStatistics
 
 Rule = Literal["none", "duplicates", "text_similarity", "margin", "quantile", "calibrated", "hardness", "oracle"]
 EVIDENCE_ANCHORS = 32
+LEARN_EVERY = 2
+"""Batches from one lesson of the calibrator to the next, once it is ready: half the cost, and features move slowly."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,12 @@ class Weighting:
         self.settings = settings
         self.calibrator, self.words, self.clusters = calibrator, words, clusters
         self._generator = torch.Generator().manual_seed(seed)
+        self._batches = 0
+
+    @property
+    def learns(self) -> bool:
+        """Whether the calibrator learns from the next batch, so that siblings are of use to it."""
+        return self.calibrator is not None and (not self.calibrator.ready or self._batches % LEARN_EVERY == 0)
 
     def __call__(self, batch: GlobalBatch, progress: float) -> tuple[Weights, dict[str, Tensor]]:
         """Weights of this rank's rows, and diagnostics; `progress` is the share of the training that is done."""
@@ -86,8 +94,9 @@ class Weighting:
         diagnostics: dict[str, Tensor] = {}
         if self.words is not None:
             self.words.update(batch.input_ids, batch.attention_mask)
-        if self.calibrator is not None:
+        if self.calibrator is not None and self.learns:
             diagnostics |= self._learn(self.calibrator, batch)
+        self._batches += 1
         rows = batch.local_rows()
         known = self._known(batch, rows)
         if known is not None:
@@ -241,11 +250,12 @@ class Weighting:
         """For the checkpoint."""
         parts = {"calibrator": self.calibrator, "words": self.words}
         state: dict[str, Any] = {name: part.state_dict() for name, part in parts.items() if part is not None}
-        return state | {"generator": self._generator.get_state()}
+        return state | {"generator": self._generator.get_state(), "batches": self._batches}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self._generator.set_state(state["generator"])
+        self._batches = state["batches"]
         if self.calibrator is not None:
             self.calibrator.load_state_dict(state["calibrator"])
         if self.words is not None:

@@ -47,8 +47,13 @@ class ContrastiveObjective:
 
     @property
     def wants_siblings(self) -> bool:
-        """Whether further captions of some rows are of use."""
+        """Whether further captions of some rows are of use at all."""
         return self.weighting.calibrator is not None
+
+    @property
+    def learns(self) -> bool:
+        """Whether they are of use with the next batch."""
+        return self.weighting.learns
 
     def __call__(self, features: Features, batch: PairBatch, sibling_text: Tensor | None = None) -> ObjectiveOutput:
         """The loss of this rank's (b, d) features against the candidates of all ranks.

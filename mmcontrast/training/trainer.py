@@ -145,7 +145,7 @@ class Trainer:
     @torch.no_grad()
     def _sibling_text(self, batch: PairBatch) -> torch.Tensor | None:
         """Features of the batch's further captions, under the same dropout as the others."""
-        if batch.sibling_ids is None:
+        if batch.sibling_ids is None or not self.objective.learns:
             return None
         bare = self.accelerator.unwrap_model(self.model)
         with self.accelerator.autocast():

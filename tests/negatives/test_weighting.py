@@ -41,7 +41,7 @@ def batch_of(number: int, n: int = 32) -> GlobalBatch:
     return gather_batch(*random_batch(n, seed=number, first_index=n * number, siblings=8))
 
 
-def taught(*names: Any, steps: int = 45, **numbers: Any) -> Weighting:
+def taught(*names: Any, steps: int = 80, **numbers: Any) -> Weighting:
     """A weighting whose calibrator has learnt from some batches."""
     weighting = make(*names, **numbers)
     for number in range(steps):
@@ -331,6 +331,20 @@ def test_diagnostics_of_a_batch(calibrated: Weighting) -> None:
     assert float(found["floor_share"]) == pytest.approx(float((p[asked] >= 0.3).float().mean()), abs=1e-6)
     assert 0 < found["floor_share"] < 1
     assert all(isinstance(value, Tensor) and value.device == batch.image.device for value in found.values())
+
+
+def test_once_ready_the_calibrator_learns_from_every_second_batch(calibrated: Weighting) -> None:
+    assert calibrated.calibrator is not None
+    lessons = []
+    for number in range(4):
+        before = calibrated.learns
+        _, diagnostics = calibrated(batch_of(200 + number), FULL)
+        assert ("calibrator_loss" in diagnostics) == before
+        lessons.append(before)
+    assert sorted(lessons) == [False, False, True, True]
+    assert lessons[0] != lessons[1]
+    assert not make().learns
+    assert make("calibrated").learns  # not ready: every batch
 
 
 # The calibrator within a batch

@@ -40,7 +40,7 @@ def observed_clusters(items: int = 640) -> Clusters:
     return clusters
 
 
-def learn(objective: ContrastiveObjective, batches: int = 45) -> None:
+def learn(objective: ContrastiveObjective, batches: int = 46) -> None:
     objective.progress = 0.0
     for number in range(batches):
         objective(*random_batch(32, seed=number, first_index=32 * number, siblings=8))
