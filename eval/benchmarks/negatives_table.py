@@ -116,7 +116,9 @@ def table(entries: Sequence[Mapping[str, Any]]) -> str:
         blocks[entry["dataset"], entry["setting"], entry["batch"], entry["metric"]].append(entry)
     lines = []
     for (dataset, setting, batch, metric), rows in blocks.items():
-        means = {row["method"]: row["mean"] for row in rows}
+        base = next((row["seeds"] for row in rows if row["method"] == BASELINE), 0)
+        # A mean over other seeds than InfoNCE's says nothing beside it: seeds differ more than methods.
+        means = {row["method"]: row["mean"] for row in rows if row["seeds"] == base}
         lines += [
             f"### {dataset}, {setting}, batch {batch}: {metric}",
             "",
@@ -135,9 +137,9 @@ def _has_headroom(rows: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _line(row: Mapping[str, Any], means: Mapping[str, float], headroom: bool) -> str:
-    gain = row["mean"] - means[BASELINE] if BASELINE in means else None
+    gain = row["mean"] - means[BASELINE] if row["method"] in means else None
     of_positives = None
-    if headroom and gain is not None:
+    if headroom and gain is not None and ORACLE_POSITIVES in means:
         of_positives = gain / (means[ORACLE_POSITIVES] - means[BASELINE])
     interval = "-" if row["low"] is None else f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}"
     cells = [

@@ -25,8 +25,7 @@ _ANCHORS = 16
 _SIBLINGS = 48  # of a batch: each costs four sorted rows of similarities
 _LINKED = 0.002
 """From this share of pairs on, pictures that share a caption are all the evidence there is need of: two captions of one
-photo are more alike than two of different ones (UCM-Captions: with siblings the estimated prior is .002, without .018,
-and .035 is true by class)."""
+photo are more alike than captions of two photos, and would make the prior too small."""
 
 
 class CaptionedRows:

@@ -13,6 +13,11 @@ from mmcontrast.negatives.prior import estimate_prior
 
 FIRST_PRIOR = 0.02
 LEAST_POSITIVES = 64
+MOST_PER_KNOWN, MOST_UNKNOWN = 3.0, 0.005
+"""Cap on the estimated prior: so many times the share of pairs that captions or groups show to match, and a little.
+
+Where scores hardly tell matches from the rest, the tails' ratio says far too much, and the duplicates know better.
+"""
 REFIT_EVERY = 20
 FIRST_STEPS = 4
 """Steps at a time until it is ready."""
@@ -136,6 +141,7 @@ class Calibrator:
         self._steps = 0
         self._negative_risk = 0.0
         self._quality: dict[str, float] = {}
+        self._known_share: float | None = None
 
     @property
     def prior(self) -> float:
@@ -152,6 +158,10 @@ class Calibrator:
         prefix = "held_" if held_out else ""
         self._rings[f"{prefix}positives"].add(positives.detach())
         self._rings[f"{prefix}unlabelled"].add(unlabelled.detach())
+
+    def observe_known(self, share: float) -> None:
+        """Keep a running mean of the share of pairs that captions or groups show to match; it caps the prior."""
+        self._known_share = share if self._known_share is None else 0.95 * self._known_share + 0.05 * share
 
     def step(self) -> Tensor | None:
         """One step of the calibrator's own optimiser; None while there are too few positives."""
@@ -207,6 +217,8 @@ class Calibrator:
         """Prior, scale and shift anew, and how well they fit pairs that the network was not trained on."""
         positive, unlabelled = (self._logits(self._all(kind)) for kind in ("positives", "unlabelled"))
         estimate = estimate_prior(positive, unlabelled)
+        if self._known_share is not None:
+            estimate = min(estimate, MOST_PER_KNOWN * self._known_share + MOST_UNKNOWN)
         self.estimate = estimate if self._steps <= REFIT_EVERY else 0.8 * self.estimate + 0.2 * estimate
         self.scale, self.shift = fit_scale_and_shift(positive, unlabelled, self.estimate)
         held = [self._rings[kind].filled() for kind in ("held_positives", "held_unlabelled")]
@@ -230,6 +242,7 @@ class Calibrator:
             "scaling": [self._mean.cpu(), self._std.cpu()],
             "numbers": [self.estimate, self.scale, self.shift, self._steps, self._negative_risk],
             "quality": dict(self._quality),
+            "known_share": self._known_share,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -242,6 +255,7 @@ class Calibrator:
         self._mean, self._std = (value.to(self._mean.device) for value in state["scaling"])
         self.estimate, self.scale, self.shift, self._steps, self._negative_risk = state["numbers"]
         self._quality = dict(state["quality"])
+        self._known_share = state["known_share"]
 
 
 def fit_scale_and_shift(positive: Tensor, unlabelled: Tensor, prior: float, steps: int = 15) -> tuple[float, float]:

@@ -69,6 +69,13 @@ def evidence(batch: GlobalBatch, words: WordStatistics, rows: Tensor) -> Iterato
         yield Evidence(torch.cat(positives), torch.cat([s[open_ & anchors] for s, _, open_ in found]), held_out=side)
 
 
+def share_of_matches(batch: GlobalBatch, rows: Tensor) -> float:
+    """Share of the pairs of some rows (r,) with all others that are known to match, or linked by a shared caption."""
+    keys = batch.keys.take(rows)
+    matches = (batch.known(rows)[0] | share_a_caption(keys, batch.keys)) & ~batch.own(rows)
+    return float(matches.sum()) / max(1, len(rows) * (len(batch) - 1))
+
+
 def sibling_signals(batch: GlobalBatch, words: WordStatistics, siblings: Siblings) -> Tensor:
     """Signals (s, 2, f) of pictures and further captions of theirs, seen from the picture and from the caption."""
     rows, text, image = siblings.rows, batch.text, batch.image

@@ -14,8 +14,8 @@ def estimate_prior(positives: Tensor, unlabelled: Tensor, *, least: float = 1e-4
     Above any threshold the unlabelled hold at least pi times the positives' share, with equality where no negative
     reaches: pi <= share of U above t / share of P above t (Scott 2015; Garg et al. 2021 take the least ratio). Here it
     is the mean over thresholds between the positives' median and their 70% quantile. Higher up the known matches, which
-    are the most alike, outnumber the unknown ones, so that the least ratio is too small (UCM-Captions: .019 where
-    .034 is true, the mean .022; Flickr8k, where hardly any pair matches: .003 and .006); lower down negatives mix in.
+    are the most alike, outnumber the unknown ones, so that the least ratio is too small; lower down negatives mix in.
+    It is an upper bound, and a loose one where scores hardly tell matches from the rest.
 
     Args:
         positives: (p,) scores of pairs that match.

@@ -13,7 +13,7 @@ from mmcontrast.negatives import rules
 from mmcontrast.negatives.batch import GlobalBatch
 from mmcontrast.negatives.calibrator import Calibrator
 from mmcontrast.negatives.clustering import Clusters
-from mmcontrast.negatives.evidence import anchor_signals, evidence
+from mmcontrast.negatives.evidence import anchor_signals, evidence, share_of_matches
 from mmcontrast.negatives.known import mask_log_weights
 from mmcontrast.negatives.words import WordStatistics
 
@@ -136,6 +136,7 @@ class Weighting:
         anchors = torch.randperm(len(batch), generator=self._generator)[:EVIDENCE_ANCHORS].to(batch.image.device)
         for part in evidence(batch, self.words, anchors):
             calibrator.observe(part.positives, part.unlabelled, held_out=part.held_out)
+        calibrator.observe_known(share_of_matches(batch, anchors))
         loss = calibrator.step()
         device = batch.image.device  # the log adds them up without waiting for a GPU
         values = {name: torch.tensor(value, device=device) for name, value in calibrator.diagnostics().items()}

@@ -137,3 +137,12 @@ def test_every_method_has_another_fingerprint() -> None:
     planner = Planner({}, {})
     found = {planner.fingerprint(Cell("ucm_captions", "natural", 128, method, 1)) for method in METHODS}
     assert len(found) == len(METHODS)
+
+
+def test_table_holds_no_mean_against_one_over_other_seeds() -> None:
+    extra = [(Cell("ucm_captions", "natural", 128, "calibrated", 9), {"acc1": 0.99})]
+    text = table(aggregated(cells() + extra, SECONDS))
+    line = next(line for line in text.splitlines() if line.startswith("| calibrated"))
+    found = [cell.strip() for cell in line.strip("|").split("|")]
+    assert found[1] == "6"
+    assert (found[4], found[7]) == ("-", "-")

@@ -127,6 +127,23 @@ def test_it_says_nothing_until_it_has_seen_enough() -> None:
     assert trained(steps=100).ready
 
 
+def test_the_share_of_known_matches_caps_a_prior_that_scores_cannot_tell() -> None:
+    """Risk "miscalibration": signals that say nothing bound the prior by nothing but 1."""
+    generator = torch.Generator().manual_seed(6)
+    calibrators = Calibrator(2), Calibrator(2)
+    for _ in range(100):
+        positives, unlabelled = torch.randn(40, 2, generator=generator), torch.randn(400, 2, generator=generator)
+        for calibrator in calibrators:
+            calibrator.observe(positives, unlabelled)
+        calibrators[1].observe_known(0.01)
+        for calibrator in calibrators:
+            calibrator.step()
+    free, capped = calibrators
+    assert free.prior > 0.3
+    assert capped.prior == pytest.approx(3 * 0.01 + 0.005)
+    assert float(capped.probability(torch.randn(5000, 2, generator=generator)).mean()) == pytest.approx(0.035, abs=0.02)
+
+
 def test_a_resumed_calibrator_equals_an_uninterrupted_one() -> None:
     generator = torch.Generator().manual_seed(5)
     data = [(draw(40, generator, 1.0)[0], draw(400, generator)[0]) for _ in range(60)]
@@ -134,6 +151,7 @@ def test_a_resumed_calibrator_equals_an_uninterrupted_one() -> None:
     def train(calibrator: Calibrator, part: list[tuple[Tensor, Tensor]]) -> Calibrator:
         for positives, unlabelled in part:
             calibrator.observe(positives, unlabelled)
+            calibrator.observe_known(len(positives) / 400)
             calibrator.step()
         return calibrator
 

@@ -372,7 +372,8 @@ def test_it_learns_who_matches_without_being_told(calibrated: Weighting) -> None
     assert calibrated.words is not None
     p = calibrated.calibrator.probability(anchor_signals(batch, calibrated.words, torch.arange(32))[0])
     same, own = batch.label[:, None] == batch.label, torch.eye(32, dtype=torch.bool)
-    assert float(p[same & ~own].mean()) > 2 * float(p[~same].mean())
+    # The order tells, not the size: few known matches among these pairs cap the prior.
+    assert float((p[same & ~own][:, None] > p[~same]).float().mean()) > 0.85
 
 
 def test_a_resumed_weighting_equals_an_uninterrupted_one() -> None:
