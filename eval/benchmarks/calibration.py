@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from negatives_cells import Plan, data_of, trained
+from negatives_encoder import missing_tower
 from negatives_methods import DEFAULT_SCALE, Cell
 from negatives_setups import SETUPS
 from negatives_truth import TruthKeys
@@ -43,7 +44,7 @@ def judged(cell: Cell, plan: Plan, cache: Path) -> Reliability:
     setup = SETUPS[cell.dataset]
     train, validation = data_of(cell, setup, cache)
     with tempfile.TemporaryDirectory() as folder:
-        run = trained(cell, plan, setup, train, Path(folder))
+        run = trained(cell, plan, setup, train, Path(folder), cache)
     model, weighting = run.trainer.bare_model, run.trainer.objective.weighting
     assert isinstance(model, DualEncoder)
     source = open_source(**{"rows": ROWS, **validation}, seed=cell.seed)
@@ -89,6 +90,9 @@ def main() -> None:
     """Measure, print, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--datasets", nargs="+", default=["ucm_captions", "cifar10", "scenes"])
+    parser.add_argument(
+        "--setting", help="of the negatives benchmark; the pretrained one unless given, where there is one"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "mmcontrast-negatives")
     parser.add_argument("--output", type=Path, default=RESULTS / "calibration.json")
@@ -96,10 +100,12 @@ def main() -> None:
     machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
     results: dict[str, Any] = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
     for name in arguments.datasets:
-        setting = next(iter(SETUPS[name].settings))
+        settings = SETUPS[name].settings
+        first = "pretrained" if "pretrained" in settings and not missing_tower() else next(iter(settings))
+        setting = arguments.setting or first
         cells = [Cell(name, setting, SETUPS[name].batches[0], "calibrated", seed) for seed in arguments.seeds]
         runs = [judged(cell, Plan(DEFAULT_SCALE), arguments.cache) for cell in cells]
-        results[name] = {**summary(runs), "machine": machine, "date": date.today().isoformat()}
+        results[name] = {"setting": setting, **summary(runs), "machine": machine, "date": date.today().isoformat()}
         print(name, json.dumps(results[name]), flush=True)
         arguments.output.write_text(json.dumps(results, indent=2) + "\n")
 

@@ -31,6 +31,7 @@ from typing import Any
 import torch
 from negatives_cells import Plan, data_of, mean_seconds, run_cell, steps_of, trained
 from negatives_data import missing
+from negatives_encoder import missing_tower
 from negatives_methods import BASELINE, DEFAULT_SCALE, METHODS, SCALES, TUNED_AS, TUNING_SEEDS, Cell, parse_cell
 from negatives_setups import SETUPS
 from negatives_store import Planner, append_cell, best_scales, read_cells, read_json, write_json
@@ -85,6 +86,10 @@ def groups(chosen: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
             continue
         setup = SETUPS[dataset]
         settings = [name for name in setup.settings if chosen.settings is None or name in chosen.settings]
+        frozen = [name for name in settings if setup.settings[name].pretrained]
+        if frozen and (problem := missing_tower()):
+            print(f"{dataset}: {problem}", file=sys.stderr)
+            settings = [name for name in settings if name not in frozen]
         yield from product([dataset], settings, chosen.batches or setup.batches[:1])
 
 
@@ -111,10 +116,13 @@ def cells_of(chosen: argparse.Namespace) -> list[Cell]:
 
 
 def tuning_cells(chosen: argparse.Namespace) -> list[Cell]:
-    """Each scale for each method, on the main batch and one setting of a data set (the middle one of several)."""
+    """Each scale for each method, on the main batch and one setting of a data set and tower (the middle of several)."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for dataset, setting, _ in groups(chosen):
+        if (how := SETUPS[dataset].settings[setting]).tuned:
+            alike.setdefault((dataset, how.encoder), []).append(setting)
     found = []
-    for dataset in dict.fromkeys(dataset for dataset, _, _ in groups(chosen)):
-        settings = list(SETUPS[dataset].settings)
+    for (dataset, _), settings in alike.items():
         setting, batch = settings[len(settings) // 2], SETUPS[dataset].batches[0]
         methods = [method for method in methods_of(dataset, chosen.methods) if method not in TUNED_AS]
         for seed, method, scale in product(chosen.tune_seeds, methods, SCALES):
@@ -133,8 +141,8 @@ def run_cells(cells: Sequence[Cell], planner: Planner, chosen: argparse.Namespac
     done = read_cells(file)
     due = [cell for cell in cells if planner.fingerprint(cell) not in done]
     console.print(f"{len(cells) - len(due)} of {len(cells)} cells are done")
-    for dataset, tuning in dict.fromkeys((cell.dataset, cell.tuning) for cell in due):
-        data_of(Cell(dataset, "", 0, "", 0, tuning_scale=1.0 if tuning else None), SETUPS[dataset], chosen.cache)
+    for cell in {(cell.dataset, cell.setting, cell.tuning): cell for cell in due}.values():
+        data_of(cell, SETUPS[cell.dataset], chosen.cache)  # before the workers would all make the same files
     os.environ["OMP_NUM_THREADS"] = "1"
     failed, start = 0, time.perf_counter()
     pool = ProcessPoolExecutor(chosen.jobs, multiprocessing.get_context("spawn"), one_thread)
@@ -174,7 +182,8 @@ def time_methods(chosen: argparse.Namespace, console: Console, steps: int = 100,
             cell = Cell(dataset, setting, batch, method, seed=0)
             plan = Plan(DEFAULT_SCALE, steps / steps_of(cell, setup, Plan(DEFAULT_SCALE)))
             with tempfile.TemporaryDirectory() as folder:
-                run = trained(cell, plan, setup, data_of(cell, setup, chosen.cache)[0], Path(folder))
+                train = data_of(cell, setup, chosen.cache)[0]
+                run = trained(cell, plan, setup, train, Path(folder), chosen.cache)
                 seen[method].append(mean_seconds(run.folder.history()))
         medians = {method: round(statistics.median(values), 5) for method, values in seen.items()}
         known = read_json(file)

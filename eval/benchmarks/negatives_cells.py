@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from negatives_data import HELD_OUT_SHARE, VERSION, TwinSampler, prepared
+from negatives_data import HELD_OUT_SHARE, VERSION, TwinSampler, features_file, prepared
+from negatives_encoder import read_features
 from negatives_methods import METHODS, Cell, merged
 from negatives_setups import SCENES, Setup
 from negatives_truth import TruthKeys
@@ -53,7 +54,8 @@ def training_rows(setup: Setup, tuning: bool) -> int:
 
 def steps_of(cell: Cell, setup: Setup, plan: Plan) -> int:
     """Optimiser steps: of the same samples for all methods, or fewer."""
-    steps = setup.epochs * training_rows(setup, cell.tuning) // cell.batch
+    epochs = setup.pretrained_epochs if setup.settings[cell.setting].pretrained else setup.epochs
+    steps = epochs * training_rows(setup, cell.tuning) // cell.batch
     return max(1, round(steps * plan.share_of_steps))
 
 
@@ -75,13 +77,17 @@ def cell_config(cell: Cell, plan: Plan, setup: Setup, train: Mapping[str, Any], 
     }
     if setup.label_column is not None:
         base["data"]["label_column"] = setup.label_column
-    return merged(merged(base, setup.config), METHODS[cell.method])
+    base = merged(base, setup.config)
+    if setup.settings[cell.setting].pretrained:
+        del base["model"]["image"]
+        base = merged(base, setup.pretrained)
+    return merged(base, METHODS[cell.method])
 
 
 def fingerprint(cell: Cell, plan: Plan, setup: Setup) -> str:
     """Equal for runs that give equal results: data, config, and what is injected, but not the name of the budget."""
     config = cell_config(cell, plan, setup, {}, Path())
-    data = [cell.dataset, cell.tuning, setup.settings[cell.setting], setup.rows, setup.validation_rows, VERSION]
+    data = [cell.dataset, cell.tuning, setup.settings[cell.setting].twins, setup.rows, setup.validation_rows, VERSION]
     return hashlib.sha256(json.dumps([config, data, setup.templates], sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -92,7 +98,8 @@ def data_of(cell: Cell, setup: Setup, cache: Path) -> tuple[dict[str, Any], dict
     are made anew for each seed, so for them a split of its own does the same.
     """
     if cell.dataset != SCENES:
-        train, validation = prepared(cell.dataset, cache, cell.tuning)
+        pretrained = setup.settings[cell.setting].pretrained
+        train, validation = prepared(cell.dataset, cache, tuning=cell.tuning, pretrained=pretrained)
         return {"path": str(train)}, {"path": str(validation)}
     path, split = f"synthetic://{SCENES}", "test" if cell.tuning else "validation"
     return {"path": path, "rows": setup.rows}, {"path": path, "split": split, "rows": setup.validation_rows}
@@ -103,7 +110,7 @@ def run_cell(cell: Cell, plan: Plan, cache: Path, setup: Setup) -> dict[str, Any
     start = time.perf_counter()
     train, validation = data_of(cell, setup, cache)
     with tempfile.TemporaryDirectory() as folder:
-        run = trained(cell, plan, setup, train, Path(folder))
+        run = trained(cell, plan, setup, train, Path(folder), cache)
         history = run.folder.history()
     model = run.trainer.bare_model
     assert isinstance(model, DualEncoder)
@@ -123,12 +130,14 @@ def run_cell(cell: Cell, plan: Plan, cache: Path, setup: Setup) -> dict[str, Any
     }
 
 
-def trained(cell: Cell, plan: Plan, setup: Setup, train: Mapping[str, Any], folder: Path) -> Run:
+def trained(cell: Cell, plan: Plan, setup: Setup, train: Mapping[str, Any], folder: Path, cache: Path) -> Run:
     """A run to its last step; nothing is chosen by validation pairs."""
-    config = load_config(cell_config(cell, plan, setup, train, folder))
-    run = prepare(config, Console(quiet=True))
-    if share := setup.settings[cell.setting]:
-        inject_twins(run, share, cell.seed)
+    values, setting = cell_config(cell, plan, setup, train, folder), setup.settings[cell.setting]
+    run = prepare(load_config(values), Console(quiet=True))
+    if setting.twins:
+        inject_twins(run, setting.twins, cell.seed)
+    if setting.pretrained:
+        read_features(run.trainer.bare_model, features_file(cell.dataset, cache))
     run.trainer.fit()
     return run
 

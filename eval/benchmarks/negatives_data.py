@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from negatives_encoder import distinct_pictures, with_tickets, write_features
 from torch.utils.data import Sampler
 
 from mmcontrast.data import Draw
@@ -109,15 +110,33 @@ def missing(dataset: str) -> str | None:
     return None
 
 
-def prepared(dataset: str, cache: Path, tuning: bool) -> tuple[Path, Path]:
-    """Training and validation file of a data set, written once."""
-    kind = f"{'tuning-' if tuning else ''}{VERSION}"
+def features_file(dataset: str, cache: Path) -> Path:
+    """Features of the pictures of a data set by a pretrained tower."""
+    return cache / f"{dataset}-features-{VERSION}.safetensors"
+
+
+def prepared(dataset: str, cache: Path, *, tuning: bool, pretrained: bool = False) -> tuple[Path, Path]:
+    """Training and validation file of a data set, written once.
+
+    Args:
+        dataset: which.
+        cache: folder of the files.
+        tuning: whether part of the training rows takes the place of the validation rows.
+        pretrained: whether tickets take the place of the pictures; then `features_file` is written, too.
+    """
+    kind = f"{'tuning-' * tuning}{'tickets-' * pretrained}{VERSION}"
     train, validation = (cache / f"{dataset}-{part}-{kind}.parquet" for part in ("train", "validation"))
     if not (train.exists() and validation.exists()):
         recipe = RECIPES[dataset]
         table = pq.read_table(DATA / dataset / "train.parquet").slice(0, recipe.rows)
-        kept, held_out = split_rows(len(table), tuning)
         other = pq.read_table(DATA / dataset / "val.parquet").slice(0, recipe.validation_rows)
+        cache.mkdir(parents=True, exist_ok=True)
+        if pretrained:
+            pictures = distinct_pictures(table)
+            if not (features := features_file(dataset, cache)).exists():
+                write_features(pictures + distinct_pictures(other), features)
+            table, other = with_tickets(table, 0), with_tickets(other, len(pictures))
+        kept, held_out = split_rows(len(table), tuning)
         _write(recipe.train(table.take(kept)), train)
         _write(recipe.validation(table.take(held_out) if tuning else other), validation)
     return train, validation

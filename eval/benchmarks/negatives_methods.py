@@ -34,6 +34,7 @@ METHODS: dict[str, dict[str, dict[str, Any]]] = {
     "soft_half": {"negatives": {**_SOFT, "prior_factor": 0.5}},
     "soft_double": {"negatives": {**_SOFT, "prior_factor": 2.0}},
     "cluster_soft": {"negatives": {**_SOFT, "cluster": _GUIDED}},
+    "cluster_soft_corrected": {"negatives": {**_SOFT, "cluster": {"share": 0.5, "correction": 1.0}}},
     "oracle_mask": {"negatives": {"rule": "oracle", "oracle": "label", "known_positives": "mask"}},
     "oracle_positives": {"negatives": {"rule": "oracle", "oracle": "label", "known_positives": "positives"}},
 }
@@ -43,10 +44,11 @@ TUNED_AS = {
     "cluster": "duplicates",
     "cluster_calibrated": "calibrated",
     "cluster_soft": "soft_positives",
+    "cluster_soft_corrected": "soft_positives",
 }
 """Methods that take the scale of another one: what is asked is what a wrong prior, or guided batches, do to it."""
 
-SCALES = (7.0, 14.285714)
+SCALES = (1.75, 3.5, 7.0, 14.285714)
 DEFAULT_SCALE = 14.285714
 TUNING_SEEDS = 1000
 """Seeds from here on are for tuning only."""

@@ -7,6 +7,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SCENES = "scenes"
+TOWER = "tf_efficientnet_lite0"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A way to train on a data set.
+
+    Attributes:
+        twins: share of each batch whose rows have their injected twin in it.
+        pretrained: on a frozen image tower that was trained on other pictures, instead of a small one from scratch.
+        tuned: with each method's best initial logit scale, instead of CLIP's for all, as those have it who do not tune.
+    """
+
+    twins: float = 0.0
+    pretrained: bool = False
+    tuned: bool = True
+
+    @property
+    def encoder(self) -> str:
+        """Which image tower."""
+        return "pretrained" if self.pretrained else "scratch"
 
 
 @dataclass(frozen=True)
@@ -14,23 +35,27 @@ class Setup:
     """How a data set is trained on and measured.
 
     Attributes:
-        settings: its settings, with the share of each batch whose rows have their injected twin in it.
+        settings: its settings by name.
         batches: global batch sizes, the main one first.
         rows: of the training pairs.
         epochs: passes over them, at equal samples.
+        pretrained_epochs: the same with the pretrained tower.
         label_column: the truth that only the oracle rules and the measuring may see.
         metrics: of `measure`, the first of which decides on the initial logit scale.
         config: sections of the run's config.
+        pretrained: what is laid over them with the pretrained tower.
         templates: prompts of zero_shot.
     """
 
-    settings: Mapping[str, float]
+    settings: Mapping[str, Setting]
     batches: tuple[int, ...]
     rows: int
     epochs: int
     label_column: str | None
     metrics: tuple[str, ...]
     config: Mapping[str, Any]
+    pretrained: Mapping[str, Any] = field(default_factory=dict)
+    pretrained_epochs: int = 0
     templates: tuple[str, ...] = ()
     validation_rows: int | None = None
     methods_left_out: frozenset[str] = field(default_factory=frozenset)
@@ -56,9 +81,23 @@ def _towers(image_size: int, output_stride: int, vocab_size: int, dropout: float
     }
 
 
+def _pretrained(dropout: float) -> dict[str, Any]:
+    """A frozen tower with a trained head, on tickets; see `negatives_encoder`."""
+    tower = {"name": TOWER, "image_size": 8, "projection": "mlp", "dropout": dropout}
+    return {
+        "model": {"image": tower},
+        "data": {"augmentation": "none", "crop_scale_min": None},
+        "training": {"learning_rate": 1e-3},
+    }
+
+
 SETUPS: dict[str, Setup] = {
     "ucm_captions": Setup(
-        settings={"natural": 0.0},
+        settings={
+            "natural": Setting(),
+            "pretrained": Setting(pretrained=True),
+            "pretrained-untuned": Setting(pretrained=True, tuned=False),
+        },
         batches=(128, 64, 256),
         rows=1680,
         epochs=14,
@@ -69,10 +108,16 @@ SETUPS: dict[str, Setup] = {
             "data": {"crop_scale_min": 0.4, "rotate90": True},
             "training": {"learning_rate": 2e-3},
         },
+        pretrained=_pretrained(0.3),
+        pretrained_epochs=20,
         templates=("there is a {c}.", "this is a {c}.", "there are some {c}.", "a {c}."),
     ),
     "flickr8k": Setup(
-        settings={"injected-0": 0.0, "injected-10": 0.1, "injected-30": 0.3, "injected-50": 0.5},
+        settings={
+            f"{name}injected-{percent}": Setting(percent / 100, pretrained)
+            for pretrained, name in ((False, ""), (True, "pretrained-"))
+            for percent in (0, 10, 30, 50)
+        },
         batches=(128, 64, 256),
         rows=6000,
         epochs=4,
@@ -83,9 +128,11 @@ SETUPS: dict[str, Setup] = {
             "data": {"crop_scale_min": 0.5},
             "training": {"learning_rate": 2e-3},
         },
+        pretrained=_pretrained(0.3),
+        pretrained_epochs=10,
     ),
     "cifar10": Setup(
-        settings={"class-captions": 0.0},
+        settings={"class-captions": Setting(), "pretrained": Setting(pretrained=True)},
         batches=(128, 64, 256),
         rows=4000,
         epochs=6,
@@ -96,10 +143,12 @@ SETUPS: dict[str, Setup] = {
             "data": {"augmentation": "light"},
             "training": {"learning_rate": 2e-3},
         },
+        pretrained=_pretrained(0.3),
+        pretrained_epochs=8,
         templates=("a photo of a {c}", "this is a {c}"),
     ),
     SCENES: Setup(
-        settings={"natural": 0.0},
+        settings={"natural": Setting()},
         batches=(128, 64, 256),
         rows=2000,
         epochs=12,

@@ -58,7 +58,7 @@ class Planner:
     """How each cell is to be trained, from what was measured before.
 
     Attributes:
-        scales: {dataset: {method: initial logit scale}}.
+        scales: {dataset, or "DATASET/pretrained": {method: initial logit scale}}.
         seconds: {"DATASET/SETTING/BATCH": {method: seconds a step}}.
     """
 
@@ -72,7 +72,8 @@ class Planner:
             ValueError: equal time is asked for and nobody has timed the method.
         """
         method = TUNED_AS.get(cell.method, cell.method)
-        tuned = self.scales.get(cell.dataset, {}).get(method, DEFAULT_SCALE)
+        scales = self.scales.get(tuning_name(cell), {}) if SETUPS[cell.dataset].settings[cell.setting].tuned else {}
+        tuned = scales.get(method, DEFAULT_SCALE)
         scale = tuned if cell.tuning_scale is None else cell.tuning_scale
         if cell.budget == "samples":
             return Plan(scale)
@@ -86,8 +87,14 @@ class Planner:
         return fingerprint(cell, self.plan(cell), SETUPS[cell.dataset])
 
 
+def tuning_name(cell: Cell) -> str:
+    """What scales are kept under: they differ with the image tower."""
+    pretrained = SETUPS[cell.dataset].settings[cell.setting].pretrained
+    return f"{cell.dataset}/pretrained" if pretrained else cell.dataset
+
+
 def best_scales(runs: Sequence[tuple[Cell, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
-    """{dataset: {method: scale}} with the highest mean of the deciding metric over the tuning seeds.
+    """{`tuning_name`: {method: scale}} with the highest mean of the deciding metric over the tuning seeds.
 
     Scales that were not tried with as many seeds as the best-tried one are not compared.
     """
@@ -95,10 +102,10 @@ def best_scales(runs: Sequence[tuple[Cell, Mapping[str, float]]]) -> dict[str, d
     for cell, metrics in runs:
         if cell.tuning_scale is not None:
             decisive = metrics[SETUPS[cell.dataset].metrics[0]]
-            found[cell.dataset, cell.method][cell.tuning_scale].append(decisive)
+            found[tuning_name(cell), cell.method][cell.tuning_scale].append(decisive)
     best: dict[str, dict[str, float]] = defaultdict(dict)
-    for (dataset, method), tried in found.items():
+    for (name, method), tried in found.items():
         most = max(map(len, tried.values()))
         means = {scale: sum(values) / most for scale, values in tried.items() if len(values) == most}
-        best[dataset][method] = max(means, key=lambda scale: means[scale])
+        best[name][method] = max(means, key=lambda scale: means[scale])
     return dict(best)

@@ -18,7 +18,7 @@ from mmcontrast.evaluation.pair_sweep import JudgedPair
 from mmcontrast.evaluation.tasks import embed_data
 from mmcontrast.models import DualEncoder
 from mmcontrast.negatives.calibrator import Calibrator
-from mmcontrast.negatives.signals import SIGNALS
+from mmcontrast.negatives.evidence import new_calibrator
 from mmcontrast.negatives.words import WordStatistics
 from mmcontrast.report.html import write_negatives
 from mmcontrast.report.negatives import NegativesView
@@ -190,7 +190,7 @@ def negatives_of_run(
 
 
 def _on_cpu(calibrator: Calibrator) -> Calibrator:
-    copy = Calibrator(len(SIGNALS))
+    copy = new_calibrator(calibrator.linked)
     copy.load_state_dict(calibrator.state_dict())
     return copy
 

@@ -9,15 +9,19 @@ from torch import Tensor
 
 from mmcontrast.config import Config
 from mmcontrast.data import PairSource, PairStream
+from mmcontrast.data.keys import caption_key
 from mmcontrast.models import DualEncoder, Tokenizer
-from mmcontrast.negatives.calibrator import Calibrator
 from mmcontrast.negatives.clustering import Clusters
+from mmcontrast.negatives.evidence import LINKED, linked_share, new_calibrator
 from mmcontrast.negatives.judge import StoredPairJudge
-from mmcontrast.negatives.signals import SIGNALS
+from mmcontrast.negatives.known import MatchKeys
 from mmcontrast.negatives.weighting import RuleSettings, Weighting
 from mmcontrast.negatives.words import WordStatistics
 from mmcontrast.training.objective import ContrastiveObjective
+from mmcontrast.types import NO_KEY
 
+LOOKED_AT = 1000
+"""Rows among which linked pairs are counted."""
 STREAM_ITEMS = 1_048_573
 """Places for the cluster ids of a stream, whose rows share them when there are more.
 
@@ -27,9 +31,10 @@ one, while the last places stayed empty; here each file begins elsewhere.
 
 
 def make_objective(
-    config: Config, model: DualEncoder, device: torch.device, num_rows: int | None
+    config: Config, model: DualEncoder, device: torch.device, source: PairSource | PairStream
 ) -> ContrastiveObjective:
     """Loss, rules about negatives with what they learn from, and the clusters that guide batches."""
+    num_rows = len(source) if isinstance(source, PairSource) else None
     negatives, seed = config.negatives, config.training.seed
     rules = negatives.rules
     settings = RuleSettings(
@@ -49,8 +54,12 @@ def make_objective(
     learns = "calibrated" in rules or ("quantile" in rules and negatives.quantile is None)
     calibrator = words = clusters = None
     if learns:
-        calibrator = Calibrator(
-            len(SIGNALS), prior=negatives.prior, prior_factor=negatives.prior_factor, seed=seed, device=device
+        calibrator = new_calibrator(
+            has_linked_pairs(source),
+            prior=negatives.prior,
+            prior_factor=negatives.prior_factor,
+            seed=seed,
+            device=device,
         )
     if learns or "text_similarity" in rules:
         words = WordStatistics(model.tokenizer.vocab_size, device)
@@ -64,6 +73,21 @@ def make_objective(
         )
     weighting = Weighting(settings, calibrator=calibrator, words=words, clusters=clusters, seed=seed)
     return ContrastiveObjective(config.training.loss, weighting, clusters)
+
+
+def has_linked_pairs(source: PairSource | PairStream) -> bool:
+    """Whether so many pictures share captions that these are evidence enough of what else matches.
+
+    Of a stream nobody knows before it is read: then captions are kept from training for that purpose, where there are
+    several of a picture.
+    """
+    if isinstance(source, PairStream) or len(source) < 2 or not source.columns.captions:
+        return False
+    rows = torch.randperm(len(source), generator=torch.Generator().manual_seed(0))[:LOOKED_AT].tolist()
+    keys = [[caption_key(caption) for caption in source.captions(row)] for row in rows]
+    table = torch.tensor([own + [NO_KEY] * (max(map(len, keys)) - len(own)) for own in keys])
+    nowhere = torch.full((len(rows),), NO_KEY)
+    return linked_share(MatchKeys(torch.tensor(rows), table[:, 0].contiguous(), table, nowhere)) >= LINKED
 
 
 def make_judge(

@@ -154,9 +154,7 @@ def prepare(config: Config, console: Console, *, resume: bool = False, overwrite
     distributed.barrier()
     model = parts.make_model(config, source, folder.tokenizer)
     schedule = make_schedule(config, num_items)
-    objective = make_objective(
-        config, model, accelerator.device, len(source) if isinstance(source, PairSource) else None
-    )
+    objective = make_objective(config, model, accelerator.device, source)
     batches = make_batches(
         config,
         source,

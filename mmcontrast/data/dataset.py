@@ -28,7 +28,7 @@ from mmcontrast.types import NO_KEY, BadRow
 
 Transform = Callable[[Image.Image], Tensor]
 MAX_REPLACEMENTS = 20
-RESERVED_ONE_IN = 4
+RESERVED_ONE_IN = 8
 
 
 @dataclass(slots=True)

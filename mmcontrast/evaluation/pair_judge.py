@@ -11,9 +11,9 @@ from mmcontrast.data.keys import caption_key, text_key
 from mmcontrast.evaluation.tasks import EmbeddedData
 from mmcontrast.negatives.batch import GlobalBatch, Siblings
 from mmcontrast.negatives.calibrator import LEAST_POSITIVES, Calibrator
-from mmcontrast.negatives.evidence import evidence
-from mmcontrast.negatives.known import MatchKeys, known_positives, share_a_caption
-from mmcontrast.negatives.signals import SIGNALS, pair_signals
+from mmcontrast.negatives.evidence import LINKED, evidence, linked_share, new_calibrator
+from mmcontrast.negatives.known import MatchKeys, known_positives
+from mmcontrast.negatives.signals import pair_signals
 from mmcontrast.negatives.words import WordStatistics
 from mmcontrast.types import NO_KEY, Tokens
 
@@ -23,9 +23,6 @@ BATCH = 256
 """Pairs of a batch of the fit."""
 _ANCHORS = 16
 _SIBLINGS = 48  # of a batch: each costs four sorted rows of similarities
-_LINKED = 0.002
-"""From this share of pairs on, pictures that share a caption are all the evidence there is need of: two captions of one
-photo are more alike than captions of two photos, and would make the prior too small."""
 
 
 class CaptionedRows:
@@ -65,10 +62,8 @@ class CaptionedRows:
         return known_positives(self._keys.take(rows), self._keys)
 
     def linked_share(self) -> float:
-        """Share of the random pairs of pictures that have a caption in common without being known to match."""
-        rows = torch.randperm(len(self), generator=self._generator)[:BATCH]
-        some = self._keys.take(rows)
-        return float((share_a_caption(some, some) & ~known_positives(some, some)).float().mean())
+        """`negatives.evidence.linked_share` of some of them."""
+        return linked_share(self._keys.take(torch.randperm(len(self), generator=self._generator)[:BATCH]))
 
     def batch(self, size: int, *, siblings: bool = True) -> GlobalBatch:
         """A random batch with captions drawn anew, and as siblings different captions of some pictures."""
@@ -144,24 +139,28 @@ class PairJudge:
     def scores(self, anchors: Tensor) -> Tensor:
         """(a, n) scores of the pictures of some rows with all drawn captions."""
         rows = self.rows
-        cross, text = rows.image[anchors] @ rows.text.T, rows.text[anchors] @ rows.text.T
+        image, text = rows.image[anchors], rows.text[anchors]
+        similarities = [image @ rows.text.T, text @ rows.text.T]
         if self.calibrator is None:
-            return torch.minimum(_share_below(cross), _share_below(text))
+            return torch.minimum(*map(_share_below, similarities))
+        if self.calibrator.linked:
+            similarities += [text @ rows.image.T, image @ rows.image.T]
         ids, mask = rows.tokens
         words = self._words.similarity((ids[anchors], mask[anchors]), rows.tokens)
         own = anchors[:, None] == self._reference
-        references = [x[:, self._reference].masked_fill(own, -torch.inf).sort(dim=1).values for x in (cross, text)]
-        return self.calibrator.probability(pair_signals(cross, text, words, *references))
+        compared = [(x, x[:, self._reference].masked_fill(own, -torch.inf).sort(dim=1).values) for x in similarities]
+        return self.calibrator.probability(pair_signals(compared, words))
 
     def _fit(self, seed: int) -> Calibrator | None:
         """A calibrator of these rows, or None where too few pictures have several captions."""
         if self.rows.siblings < 2 * LEAST_POSITIVES:
             return None
-        calibrator = Calibrator(len(SIGNALS), seed=seed)
+        linked = self.rows.linked_share() >= LINKED
+        calibrator = new_calibrator(linked, seed=seed)
         anchors = torch.arange(_ANCHORS)  # of a shuffled batch
-        siblings = self.rows.linked_share() < _LINKED
         for _ in range(STEPS):
-            for part in evidence(self.rows.batch(BATCH, siblings=siblings), self._words, anchors):
+            batch = self.rows.batch(BATCH, siblings=not linked)
+            for part in evidence(batch, self._words, anchors, linked=linked):
                 calibrator.observe(part.positives, part.unlabelled, held_out=part.held_out)
             calibrator.step()
         return calibrator if calibrator.ready else None

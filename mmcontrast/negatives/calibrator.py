@@ -18,6 +18,10 @@ MOST_PER_KNOWN, MOST_UNKNOWN = 3.0, 0.005
 
 Where scores hardly tell matches from the rest, the tails' ratio says far too much, and the duplicates know better.
 """
+MOST_PRIOR = 0.5
+CENTRED_ON = 8192
+"""Unlabelled pairs whose mean probability is kept at the prior from step to step."""
+BISECTIONS = 30
 REFIT_EVERY = 20
 FIRST_STEPS = 4
 """Steps at a time until it is ready."""
@@ -110,6 +114,11 @@ class Calibrator:
         learning_rate: of Adam.
         seed: of weights and samples.
         device: where the signals are.
+        linked: whether it learns from pairs of two pictures only; then it is asked with `LINKED_SIGNALS`.
+
+    Attributes:
+        typical: probability of the median pair that is known to match. What is less like a match should not become a
+            target, whatever a prior that is too large makes of its probability.
     """
 
     def __init__(
@@ -122,10 +131,12 @@ class Calibrator:
         learning_rate: float = 0.02,
         seed: int = 0,
         device: torch.device | str = "cpu",
+        linked: bool = False,
     ) -> None:
+        self.linked = linked
         self._fixed_prior, self._factor = prior, prior_factor
         self.estimate = FIRST_PRIOR
-        self.scale, self.shift = 1.0, 0.0
+        self.scale, self.shift, self.typical = 1.0, 0.0, 1.0
         self._generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -176,6 +187,7 @@ class Calibrator:
             self._steps += 1
             if self._steps % REFIT_EVERY == 0:
                 self._refit()
+        self._recentre()
         return risk
 
     @torch.enable_grad()
@@ -195,18 +207,15 @@ class Calibrator:
     def probability(self, signals: Tensor) -> Tensor:
         """(...) probability that a pair matches, of its signals (..., width).
 
-        The network is fitted with the estimated prior, and the probability is proportional to the prior (it is
-        prior * f_P / f_U of the densities of matching and of all pairs), so another one only multiplies it. A network
-        fitted with a prior that is too large would have to call pairs matches that are not.
+        The network is fitted with the estimated prior: one that is too large would make it call pairs matches that are
+        not. Another prior moves all log-odds by as much as makes it the mean probability, so that what is certain
+        stays so, as when the share of a class changes between data sets (Saerens et al. 2002).
         """
-        return (self.prior / self.estimate * self._fitted(signals)).clamp(max=1.0)
+        return (self.scale * self._logits(signals) + self.shift).sigmoid()
 
     def diagnostics(self) -> dict[str, float]:
         """Prior, and Brier score and calibration error on held-out pairs, once there are any."""
         return {"prior": self.prior, **self._quality}
-
-    def _fitted(self, signals: Tensor) -> Tensor:
-        return (self.scale * self._logits(signals) + self.shift).sigmoid()
 
     def _logits(self, signals: Tensor) -> Tensor:
         logits: Tensor = self.network((signals - self._mean) / self._std)
@@ -221,6 +230,7 @@ class Calibrator:
             estimate = min(estimate, MOST_PER_KNOWN * self._known_share + MOST_UNKNOWN)
         self.estimate = estimate if self._steps <= REFIT_EVERY else 0.8 * self.estimate + 0.2 * estimate
         self.scale, self.shift = fit_scale_and_shift(positive, unlabelled, self.estimate)
+        self._recentre()
         held = [self._rings[kind].filled() for kind in ("held_positives", "held_unlabelled")]
         if min(map(len, held)) >= LEAST_POSITIVES:
             p, u = (self.probability(signals) for signals in held)
@@ -228,6 +238,14 @@ class Calibrator:
                 "calibrator_brier": pu_brier(p, u, self.prior),
                 "calibrator_ece": pu_ece(p, u, self.prior),
             }
+
+    @torch.no_grad()
+    def _recentre(self) -> None:
+        """Let the mean probability be the prior again: a few steps move all logits of so small a network."""
+        logits = self._logits(self._rings["unlabelled"].filled()[:CENTRED_ON])
+        self.shift = _shift(self.scale * logits.double(), min(self.prior, MOST_PRIOR))
+        typical = self._logits(self._rings["positives"].filled()).median()
+        self.typical = float((self.scale * typical + self.shift).sigmoid())
 
     def _all(self, kind: str) -> Tensor:
         return torch.cat([self._rings[kind].filled(), self._rings[f"held_{kind}"].filled()])
@@ -240,7 +258,7 @@ class Calibrator:
             "generator": self._generator.get_state(),
             "rings": {name: ring.state_dict() for name, ring in self._rings.items()},
             "scaling": [self._mean.cpu(), self._std.cpu()],
-            "numbers": [self.estimate, self.scale, self.shift, self._steps, self._negative_risk],
+            "numbers": [self.estimate, self.scale, self.shift, self.typical, self._steps, self._negative_risk],
             "quality": dict(self._quality),
             "known_share": self._known_share,
         }
@@ -253,7 +271,7 @@ class Calibrator:
         for name, ring in self._rings.items():
             ring.load_state_dict(state["rings"][name])
         self._mean, self._std = (value.to(self._mean.device) for value in state["scaling"])
-        self.estimate, self.scale, self.shift, self._steps, self._negative_risk = state["numbers"]
+        self.estimate, self.scale, self.shift, self.typical, self._steps, self._negative_risk = state["numbers"]
         self._quality = dict(state["quality"])
         self._known_share = state["known_share"]
 
@@ -279,12 +297,13 @@ def fit_scale_and_shift(positive: Tensor, unlabelled: Tensor, prior: float, step
 
 
 def _shift(logits: Tensor, mean: float) -> float:
-    """What to add to logits for a mean probability, by bisection."""
-    low, high = -40.0 - float(logits.max()), 40.0 - float(logits.min())
-    for _ in range(50):
+    """What to add to logits for a mean probability, by bisection; on the device, which is waited for only once."""
+    low, high = -40.0 - logits.max(), 40.0 - logits.min()
+    for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        low, high = (middle, high) if float((logits + middle).sigmoid().mean()) < mean else (low, middle)
-    return low
+        below = (logits + middle).sigmoid().mean() < mean
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return float(low)
 
 
 def pu_brier(positive: Tensor, unlabelled: Tensor, prior: float) -> float:

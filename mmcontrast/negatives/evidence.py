@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmcontrast.negatives.batch import GlobalBatch, Siblings
-from mmcontrast.negatives.known import share_a_caption
-from mmcontrast.negatives.signals import pair_signals, without_own
+from mmcontrast.negatives.calibrator import Calibrator
+from mmcontrast.negatives.known import MatchKeys, known_positives, share_a_caption
+from mmcontrast.negatives.signals import LINKED_SIGNALS, SIGNALS, pair_signals, without_own
 from mmcontrast.negatives.words import WordStatistics
 
+LINKED = 0.002
 HELD_OUT_ONE_IN = 8
 """Every so many pictures the evidence of one is held out, to measure calibration on."""
 
@@ -26,40 +29,70 @@ class Evidence:
     held_out: bool
 
 
-def anchor_signals(batch: GlobalBatch, words: WordStatistics, rows: Tensor) -> tuple[Tensor, Tensor]:
+def new_calibrator(linked: bool, **settings: Any) -> Calibrator:
+    """A calibrator of linked evidence only, or of siblings as well; `settings` as for `Calibrator`."""
+    return Calibrator(len(LINKED_SIGNALS if linked else SIGNALS), linked=linked, **settings)
+
+
+def linked_share(keys: MatchKeys) -> float:
+    """Share of the random pairs of n pictures that share a caption without being known to match by their drawn ones.
+
+    From `LINKED` on they are all the evidence there is need of: two captions of one photo are more alike than captions
+    of two photos, and would make the prior too small.
+    """
+    return float((share_a_caption(keys, keys) & ~known_positives(keys, keys)).float().mean())
+
+
+def anchor_signals(
+    batch: GlobalBatch, words: WordStatistics, rows: Tensor, *, linked: bool = False
+) -> tuple[Tensor, Tensor]:
     """Signals (r, n, f) of some rows' pictures against all captions, and of their captions against all pictures.
 
-    "Caption j describes picture i" is one event, looked at from both sides: the cosine across the modalities and the
+    "Caption j describes picture i" is one event, looked at from both sides: the cosines across the modalities and the
     ranks are the anchor's own.
+
+    Args:
+        batch: all pairs.
+        words: of the captions so far.
+        rows: (r,) the anchors.
+        linked: `LINKED_SIGNALS` instead of `SIGNALS`.
     """
-    text = batch.text[rows] @ batch.text.T  # r n
     tokens = (batch.input_ids, batch.attention_mask)
     overlap = words.similarity((tokens[0][rows], tokens[1][rows]), tokens)
-    text_reference = without_own(text, rows)
+    image, text = batch.image[rows], batch.text[rows]
+    pairs = [(image, batch.text), (text, batch.text), (text, batch.image)]
+    to_text, of_text, to_image = ((cosines := x @ y.T, without_own(cosines, rows)) for x, y in pairs)  # r n
+    from_image, from_text = [to_text, of_text], [to_image, of_text]
+    if linked:
+        cosines = image @ batch.image.T
+        of_image = cosines, without_own(cosines, rows)
+        from_image, from_text = [*from_image, to_image, of_image], [*from_text, to_text, of_image]
+    return pair_signals(from_image, overlap), pair_signals(from_text, overlap)
 
-    def view(cross: Tensor) -> Tensor:
-        return pair_signals(cross, text, overlap, without_own(cross, rows), text_reference)
 
-    return view(batch.image[rows] @ batch.text.T), view(batch.text[rows] @ batch.image.T)
-
-
-def evidence(batch: GlobalBatch, words: WordStatistics, rows: Tensor) -> Iterator[Evidence]:
+def evidence(batch: GlobalBatch, words: WordStatistics, rows: Tensor, *, linked: bool = False) -> Iterator[Evidence]:
     """Both sides of the split, from the anchors `rows` (r,) and the batch's siblings.
 
     Matching pairs are found without labels and never trained as positives: linked pairs (the pictures i and j share
     a caption, and caption j is another one) and, where these are few, siblings (picture i and its reserved caption).
     Linked pairs come first because they are of two pictures, as the pairs in question are; siblings are more alike.
     Pairs that are known to match are no unlabelled pairs either: nothing asks about them.
+
+    Args:
+        batch: all pairs, and the siblings of some.
+        words: of the captions so far.
+        rows: (r,) the anchors.
+        linked: linked pairs only, which may tell how alike two pictures are.
     """
     known = batch.known(rows)
-    linked = share_a_caption(batch.keys.take(rows), batch.keys)
+    sharing = share_a_caption(batch.keys.take(rows), batch.keys)
     own = batch.own(rows)
     held = held_out(batch.keys.index[rows])
     found = [
-        (signals, linked & ~known_here & ~own, ~known_here & ~own)
-        for signals, known_here in zip(anchor_signals(batch, words, rows), known, strict=True)
+        (signals, sharing & ~known_here & ~own, ~known_here & ~own)
+        for signals, known_here in zip(anchor_signals(batch, words, rows, linked=linked), known, strict=True)
     ]
-    siblings = None if batch.siblings is None else sibling_signals(batch, words, batch.siblings)
+    siblings = None if linked or batch.siblings is None else sibling_signals(batch, words, batch.siblings)
     for side in (False, True):
         anchors = (held == side)[:, None]
         positives = [signals[match & anchors] for signals, match, _ in found]
@@ -84,12 +117,9 @@ def sibling_signals(batch: GlobalBatch, words: WordStatistics, siblings: Sibling
     ).gather(1, rows[:, None])
     cross = (image[rows] * siblings.text).sum(dim=1, keepdim=True)  # s 1
     same = (text[rows] * siblings.text).sum(dim=1, keepdim=True)
-    from_image = pair_signals(
-        cross, same, overlap, without_own(image[rows] @ text.T, rows), without_own(text[rows] @ text.T, rows)
-    )
-    from_text = pair_signals(
-        cross, same, overlap, without_own(siblings.text @ image.T, rows), without_own(siblings.text @ text.T, rows)
-    )
+    of_image = without_own(image[rows] @ text.T, rows), without_own(text[rows] @ text.T, rows)
+    of_text = without_own(siblings.text @ image.T, rows), without_own(siblings.text @ text.T, rows)
+    from_image, from_text = (pair_signals([(cross, x), (same, y)], overlap) for x, y in (of_image, of_text))
     return torch.cat([from_image, from_text], dim=1)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmcontrast.negatives.calibrator import Calibrator
 from mmcontrast.negatives.clustering import Clusters
-from mmcontrast.negatives.signals import pair_signals
+from mmcontrast.negatives.signals import Compared, pair_signals
 from mmcontrast.negatives.words import WordStatistics
 
 REFERENCE = 256
@@ -55,15 +55,15 @@ class StoredPairJudge:
         image, text, seen = self.clusters.stored(first)
         other_image, other_text, other_seen = self.clusters.stored(second)
         words = self.words.pairwise(self.tokens(first), self.tokens(second)).to(image.device)[:, None]
-        same = (text * other_text).sum(dim=1, keepdim=True)
-        text_reference = (text @ reference[1].T).sort(dim=1).values
 
-        def probability(anchor: Tensor, candidate: Tensor, candidates: Tensor) -> Tensor:
-            cross = (anchor * candidate).sum(dim=1, keepdim=True)
-            cross_reference = (anchor @ candidates.T).sort(dim=1).values
-            signals = pair_signals(cross, same, words, cross_reference, text_reference)
-            return self.calibrator.probability(signals).squeeze(1)
+        def compared(anchor: Tensor, candidate: Tensor, candidates: Tensor) -> Compared:
+            return (anchor * candidate).sum(dim=1, keepdim=True), (anchor @ candidates.T).sort(dim=1).values
 
-        forth = probability(image, other_text, reference[1])
-        back = probability(text, other_image, reference[0])
-        return torch.maximum(forth, back).masked_fill(~(seen & other_seen), 0.0).cpu()
+        of_text = compared(text, other_text, reference[1])
+        to_text, to_image = compared(image, other_text, reference[1]), compared(text, other_image, reference[0])
+        forth, back = [to_text, of_text], [to_image, of_text]
+        if self.calibrator.linked:
+            of_image = compared(image, other_image, reference[0])
+            forth, back = [*forth, to_image, of_image], [*back, to_text, of_image]
+        p = [self.calibrator.probability(pair_signals(view, words)).squeeze(1) for view in (forth, back)]
+        return torch.maximum(*p).masked_fill(~(seen & other_seen), 0.0).cpu()

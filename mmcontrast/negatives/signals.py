@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,23 +11,31 @@ from torch import Tensor
 SIGNALS = ("cross", "text", "words", "cross_rank", "text_rank")
 """cos(picture i, caption j), cosine and word overlap of the captions i and j, and the ranks of the two cosines.
 
-The cosine of the two pictures is left out on purpose: what the calibrator learns from are further captions of the
-*same* picture, so a similarity of pictures would only tell "same photo".
+The cosine of the two pictures, and that of picture j and caption i, are left out on purpose: where the calibrator
+learns from further captions of the *same* picture they would only tell "same photo", and "own pair".
 """
+LINKED_SIGNALS = (
+    *("cross", "text", "reverse", "pictures", "words"),
+    *("cross_rank", "text_rank", "reverse_rank", "pictures_rank"),
+)
+"""Where it learns from pairs of two pictures (see `negatives.evidence`) it may see these two cosines as well."""
 
 
-def pair_signals(cross: Tensor, text: Tensor, words: Tensor, cross_reference: Tensor, text_reference: Tensor) -> Tensor:
-    """Signals (a, m, 5) of m candidates for each of a anchors.
+Compared = tuple[Tensor, Tensor]
+"""(a, m) cosines of anchors and candidates, and (a, r) those of the same kind with r other pairs, ascending; -inf in the
+anchor's own place, so that a candidate among them and one beside them are ranked alike."""
+
+
+def pair_signals(compared: Sequence[Compared], words: Tensor) -> Tensor:
+    """Signals (a, m, 2 s + 1) of m candidates for each of a anchors: `SIGNALS` for s = 2, `LINKED_SIGNALS` for 4.
 
     Args:
-        cross: (a, m) cosine of anchor and candidate across the modalities.
-        text: (a, m) cosine of their captions.
+        compared: anchor and candidate across the modalities, and their captions; for linked evidence then across the
+            modalities the other way round, and their pictures.
         words: (a, m) word overlap of their captions.
-        cross_reference, text_reference: (a, r) the anchor's cosines with r other pairs, ascending; -inf in the
-            anchor's own place, so that a candidate among them and one beside them are ranked alike.
     """
-    ranks = [upper_rank(cross, cross_reference), upper_rank(text, text_reference)]
-    return torch.stack([cross, text, words, *ranks], dim=-1)
+    ranks = [upper_rank(values, reference) for values, reference in compared]
+    return torch.stack([*(values for values, _ in compared), words, *ranks], dim=-1)
 
 
 def upper_rank(values: Tensor, reference: Tensor) -> Tensor:

@@ -134,7 +134,7 @@ class Weighting:
     def _learn(self, calibrator: Calibrator, batch: GlobalBatch) -> dict[str, Tensor]:
         assert self.words is not None
         anchors = torch.randperm(len(batch), generator=self._generator)[:EVIDENCE_ANCHORS].to(batch.image.device)
-        for part in evidence(batch, self.words, anchors):
+        for part in evidence(batch, self.words, anchors, linked=calibrator.linked):
             calibrator.observe(part.positives, part.unlabelled, held_out=part.held_out)
         calibrator.observe_known(share_of_matches(batch, anchors))
         loss = calibrator.step()
@@ -149,7 +149,8 @@ class Weighting:
             return None
         assert self.calibrator is not None
         assert self.words is not None
-        image, text = (self.calibrator.probability(s) for s in anchor_signals(batch, self.words, rows))
+        signals = anchor_signals(batch, self.words, rows, linked=self.calibrator.linked)
+        image, text = (self.calibrator.probability(s) for s in signals)
         return image, text
 
     def _log_weights(
@@ -223,7 +224,8 @@ class Weighting:
     def _soften(self, probability: Tensor, positives: Tensor | None) -> Tensor:
         """Targets: 1 for known positives, p for pairs over the threshold, 0 for the rest."""
         assert self.settings.soft_positives is not None
-        soft = probability.where(probability > self.settings.soft_positives, 0.0)
+        assert self.calibrator is not None
+        soft = probability.where(probability > max(self.settings.soft_positives, self.calibrator.typical), 0.0)
         return soft if positives is None else soft.masked_fill(positives, 1.0)
 
     def _diagnose(

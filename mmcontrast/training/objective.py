@@ -48,7 +48,7 @@ class ContrastiveObjective:
     @property
     def wants_siblings(self) -> bool:
         """Whether further captions of some rows are of use at all."""
-        return self.weighting.calibrator is not None
+        return self.weighting.calibrator is not None and not self.weighting.calibrator.linked
 
     @property
     def learns(self) -> bool:

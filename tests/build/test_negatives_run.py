@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from tiny_runs import CommandLines, assert_same_run, metric_lines, tiny_config, train
 
-from mmcontrast.build.objective import STREAM_ITEMS
+from mmcontrast.build.objective import STREAM_ITEMS, has_linked_pairs
 from mmcontrast.build.reporting import few_negatives_note
 from mmcontrast.build.run import prepare
 from mmcontrast.config import dump_config
+from mmcontrast.data import open_source
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -123,6 +125,31 @@ def test_numbers_of_a_stream_are_spread_over_all_places() -> None:
     assert all(STREAM_ITEMS % n for n in range(2, 1025))
 
 
+def test_captions_that_recur_are_evidence_enough(tmp_path: Path) -> None:
+    """Then no caption is kept from training, and the calibrator sees how alike pictures are."""
+    words = ["red", "green", "blue"]
+    lines = ["image,caption_1,caption_2,caption_3"]
+    for i in range(24):
+        Image.new("RGB", (8, 8), (10 * i, 0, 0)).save(tmp_path / f"{i}.png")
+        lines.append(f"{i}.png,{words[i % 3]} {i % 6 // 3},a {words[i % 3]} thing {i},{words[i % 3]} {i % 5}")
+    (tmp_path / "pairs.csv").write_text("\n".join(lines))
+    columns = ["caption_1", "caption_2", "caption_3"]
+    source = open_source(tmp_path / "pairs.csv", caption_columns=columns)
+    assert has_linked_pairs(source)
+    assert not has_linked_pairs(open_source(tmp_path / "pairs.csv", caption_columns=columns[1:2]))
+    # One caption each: pictures that share it are known to match, and nothing is left to learn from them.
+    assert not has_linked_pairs(open_source(tmp_path / "pairs.csv", caption_columns=columns[:1]))
+    overrides = [f"data.train.path={tmp_path / 'pairs.csv'}", f"data.caption_column=[{', '.join(columns)}]"]
+    config = tiny_config(
+        tmp_path / "run", *overrides, "data.validation=null", "negatives.rule=calibrated",
+        "training.global_batch_size=8", "model.tokenizer={kind: clip}", "data.train.split=null", "data.train.rows=null",
+    )  # fmt: skip
+    objective = prepare(config, Console(quiet=True)).trainer.objective
+    assert objective.weighting.calibrator is not None
+    assert objective.weighting.calibrator.linked
+    assert not objective.wants_siblings
+
+
 def test_an_objective_has_what_its_rules_need(tmp_path: Path) -> None:
     def made(*overrides: str) -> Any:
         return prepare(tiny_config(tmp_path / "run", *overrides), Console(quiet=True), overwrite=True).trainer.objective
@@ -136,4 +163,6 @@ def test_an_objective_has_what_its_rules_need(tmp_path: Path) -> None:
     assert quantile.weighting.calibrator is None
     learning = made("negatives.rule=quantile", "negatives.cluster.share=0.5")
     assert learning.weighting.calibrator is not None
+    assert not learning.weighting.calibrator.linked  # captions of scenes say much, and few of them recur
+    assert learning.wants_siblings
     assert learning.clusters is learning.weighting.clusters is not None

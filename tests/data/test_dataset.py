@@ -193,12 +193,13 @@ def test_a_reserved_caption_is_never_drawn(tmp_path: Path, sampling: Any) -> Non
 
 
 def test_what_is_reserved_is_a_function_of_the_row_alone(tmp_path: Path) -> None:
-    captions = [list(FIVE) for _ in range(8)]
+    row = RESERVED_ONE_IN
+    captions = [list(FIVE) for _ in range(2 * row)]
     found = {
-        rows_of_captions(tmp_path, captions, seed=seed)[Draw(4, epoch)].sibling for seed in (0, 5) for epoch in (0, 9)
+        rows_of_captions(tmp_path, captions, seed=seed)[Draw(row, epoch)].sibling for seed in (0, 5) for epoch in (0, 9)
     }
-    assert found == {FIVE[reserved_caption(4, FIVE) or 0]}
-    numbers = [reserved_caption(row, FIVE) for row in range(0, 400, RESERVED_ONE_IN)]
+    assert found == {FIVE[reserved_caption(row, FIVE) or 0]}
+    numbers = [reserved_caption(row, FIVE) for row in range(0, 100 * RESERVED_ONE_IN, RESERVED_ONE_IN)]
     assert {numbers.count(n) for n in range(5)} == {20}  # every place equally often
     assert not any(reserved_caption(row, FIVE) is not None for row in range(400) if row % RESERVED_ONE_IN)
 
@@ -215,7 +216,7 @@ def test_what_is_reserved_is_a_function_of_the_row_alone(tmp_path: Path) -> None
     ],
 )
 def test_only_captions_that_can_be_spared_are_reserved(captions: list[str], possible: list[int]) -> None:
-    found = {reserved_caption(row, captions) for row in range(0, 40, RESERVED_ONE_IN)}
+    found = {reserved_caption(row, captions) for row in range(0, 10 * RESERVED_ONE_IN, RESERVED_ONE_IN)}
     assert found == (set(possible) or {None})
 
 
@@ -224,5 +225,5 @@ def test_nothing_is_reserved_unasked(tmp_path: Path) -> None:
         write_parquet(tmp_path / "a.parquet", table(8).set_column(1, "captions", pa.array([FIVE] * 8)))
     )
     dataset = PairDataset(source, NONE)
-    assert {dataset[Draw(4, epoch)].caption for epoch in range(60)} == set(FIVE)
-    assert dataset[Draw(4, 0)].sibling is None
+    assert {dataset[Draw(0, epoch)].caption for epoch in range(60)} == set(FIVE)
+    assert dataset[Draw(0, 0)].sibling is None

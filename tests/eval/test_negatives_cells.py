@@ -10,11 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import negatives
+import negatives_data
+import negatives_encoder
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 from negatives_cells import (
     Plan,
     cell_config,
     data_of,
+    fingerprint,
     inject_twins,
     last_logged,
     mean_seconds,
@@ -22,12 +29,16 @@ from negatives_cells import (
     run_cell,
     steps_of,
 )
+from negatives_data import CLASS_WORDS
+from negatives_encoder import TICKET, read_features, read_tickets, ticket
 from negatives_methods import METHODS, Cell
 from negatives_setups import SETUPS
 from rich.console import Console
+from torch import Tensor
 
 from mmcontrast import load_config
 from mmcontrast.build.run import prepare
+from mmcontrast.preprocess import decode_image
 
 TINY: dict[str, Any] = {
     "model": {
@@ -82,12 +93,48 @@ def test_less_time_is_fewer_steps() -> None:
 @pytest.mark.parametrize("method", list(METHODS))
 def test_every_config_is_a_config(dataset: str, method: str, tmp_path: Path) -> None:
     setup = SETUPS[dataset]
-    cell = Cell(dataset, next(iter(setup.settings)), 128, method, 1)
-    config = load_config(cell_config(cell, Plan(7.0), setup, {"path": "synthetic://scenes"}, tmp_path))
-    assert config.model.logit_scale == 7.0
-    assert config.training.max_steps == setup.epochs * setup.rows // 128
-    assert config.evaluation.every_epochs is None
-    assert config.data.group_column is None
+    for name, setting in setup.settings.items():
+        cell = Cell(dataset, name, 128, method, 1)
+        config = load_config(cell_config(cell, Plan(7.0), setup, {"path": "synthetic://scenes"}, tmp_path))
+        assert config.model.logit_scale == 7.0
+        epochs = setup.pretrained_epochs if setting.pretrained else setup.epochs
+        assert config.training.max_steps == epochs * setup.rows // 128
+        assert config.model.image.image_size == (
+            TICKET if setting.pretrained else setup.config["model"]["image"]["image_size"]
+        )
+        assert config.evaluation.every_epochs is None
+        assert config.data.group_column is None
+
+
+def test_a_pretrained_cell_trains_on_features_of_its_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole way from files to metrics, with features that say the class in the place of the real weights."""
+    names = list(CLASS_WORDS)
+    for part, rows in (("train", 60), ("val", 20)):
+        shades = [(number, number % 10) for number in range(rows)]
+        stream = [{"bytes": ticket(1000 * (part == "val") + number)} for number, _ in shades]  # any small picture does
+        table = pa.table({"image": stream, "label_name": [names[label] for _, label in shades]})
+        (tmp_path / "cifar10").mkdir(exist_ok=True)
+        pq.write_table(table, tmp_path / "cifar10" / f"{part}.parquet")
+
+    def features(pictures: list[bytes]) -> Tensor:
+        numbers = torch.tensor([int(read_tickets(np.array(decode_image(x))[None, ..., 0])[0][0]) for x in pictures])
+        return torch.nn.functional.one_hot(numbers % 10, 1280).float()[:, None].expand(-1, 4, -1).contiguous()
+
+    monkeypatch.setattr(negatives_data, "DATA", tmp_path)
+    monkeypatch.setattr(negatives_encoder, "turned_features", features)
+    setup = replace(SETUPS["cifar10"], rows=60, pretrained_epochs=20)
+    cell = Cell("cifar10", "pretrained", 20, "infonce", 1)
+    record = run_cell(cell, Plan(7.0), tmp_path / "cache", setup)
+    assert record["steps"] == 20 * 60 // 20
+    assert (
+        record["metrics"]["acc1"] > 0.6
+    )  # chance is .1; the features give the class away, so only a broken path could miss it
+    assert fingerprint(cell, Plan(7.0), setup) != fingerprint(replace(cell, setting="class-captions"), Plan(7.0), setup)
+
+
+def test_features_take_the_place_of_a_dual_encoders_trunk_only(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError):
+        read_features(torch.nn.Linear(2, 2), tmp_path / "none")
 
 
 def test_tuning_measures_another_split_of_scenes(tmp_path: Path) -> None:

@@ -83,9 +83,24 @@ def test_scores_without_labels_agree_with_those_with_labels(calibrator: Calibrat
 @pytest.mark.parametrize("factor", [0.5, 2.0])
 def test_a_wrong_prior_shifts_probabilities_but_not_the_order(factor: float) -> None:
     signals, match = draw(50_000, torch.Generator().manual_seed(11))
-    p = trained(factor=factor).probability(signals)
+    calibrator = trained(factor=factor)
+    p = calibrator.probability(signals)
     assert roc_auc_score(match, p) > 0.96
     assert float((p - match.float()).square().mean()) < TRUE_PRIOR * (1 - TRUE_PRIOR)
+    assert float(p.mean()) == pytest.approx(calibrator.prior, rel=0.1)
+    assert float(p.quantile(0.999)) > 0.95  # what is certain stays so
+
+
+def test_typical_is_the_probability_of_the_median_match(calibrator: Calibrator) -> None:
+    matches, _ = draw(20_000, torch.Generator().manual_seed(13), 1.0)
+    assert calibrator.typical == pytest.approx(float(calibrator.probability(matches).median()), abs=0.05)
+    doubled = trained(factor=2.0)
+    signals, _ = draw(50_000, torch.Generator().manual_seed(14))
+    above = [float((c.probability(signals) > c.typical).float().mean()) for c in (calibrator, doubled)]
+    assert above[1] == pytest.approx(above[0], rel=0.15)  # while p > .5 holds for more pairs:
+    assert float((doubled.probability(signals) > 0.5).float().mean()) > 1.3 * float(
+        (calibrator.probability(signals) > 0.5).float().mean()
+    )
 
 
 def test_permuted_positives_teach_nothing() -> None:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from making_batches import VOCABULARY, random_batch, seen
 from torch import Tensor
 
 from mmcontrast.negatives.batch import GlobalBatch, gather_batch
-from mmcontrast.negatives.evidence import HELD_OUT_ONE_IN, anchor_signals, evidence, held_out, sibling_signals
+from mmcontrast.negatives.evidence import (
+    HELD_OUT_ONE_IN,
+    anchor_signals,
+    evidence,
+    held_out,
+    linked_share,
+    new_calibrator,
+    sibling_signals,
+)
 from mmcontrast.negatives.known import MatchKeys, share_a_caption
-from mmcontrast.negatives.signals import pair_signals, without_own
+from mmcontrast.negatives.signals import LINKED_SIGNALS, pair_signals, without_own
 from mmcontrast.negatives.words import WordStatistics
 from mmcontrast.types import NO_KEY
 
@@ -76,7 +86,7 @@ def test_the_split_is_by_picture() -> None:
     held = held_out(pictures)
     assert torch.equal(held, held_out(pictures.clone()))
     assert float(held.float().mean()) == pytest.approx(1 / HELD_OUT_ONE_IN, rel=0.05)
-    for step in (2, 4, 8):  # nor may it hang on which rows keep a caption from training, one in four
+    for step in (2, 4, 8):  # nor may it hang on which rows keep a caption from training, one in eight
         assert float(held[::step].float().mean()) == pytest.approx(1 / HELD_OUT_ONE_IN, rel=0.2)
     whole, words = batch_with_siblings()
     assert whole.siblings is not None
@@ -107,6 +117,32 @@ def test_siblings_only_fill_up_what_linked_pairs_leave() -> None:
     assert not further & rows_of(many.positives)
 
 
+def test_linked_evidence_is_of_two_pictures_only() -> None:
+    """It tells how alike pictures are, which of siblings would only say "same photo"."""
+    whole, words = batch_with_siblings()
+    anchors = torch.arange(len(whole))
+    alone = list(evidence(replace(whole, siblings=None), words, anchors, linked=True))
+    beside = list(evidence(whole, words, anchors, linked=True))
+    for one, other in zip(alone, beside, strict=True):
+        assert torch.equal(one.positives, other.positives)
+        assert one.positives.shape[1] == one.unlabelled.shape[1] == len(LINKED_SIGNALS)
+    assert new_calibrator(True).linked
+    assert not new_calibrator(False).linked
+
+
+def test_share_of_linked_pairs_in_a_literal_loop() -> None:
+    generator = torch.Generator().manual_seed(0)
+    keys = torch.randint(1, 15, (12, 3), generator=generator)
+    of_all = MatchKeys(torch.arange(12), keys[:, 0], keys, torch.full((12,), NO_KEY))
+    linked = 0
+    for i in range(12):
+        for j in range(12):
+            captions, others = set(keys[i].tolist()), set(keys[j].tolist())
+            linked += i != j and bool(captions & others) and keys[j, 0].item() not in captions
+    assert linked_share(of_all) == pytest.approx(linked / 144)
+    assert linked > 0
+
+
 def test_signals_of_siblings_are_those_of_pairs_beside_the_batch() -> None:
     whole, words = batch_with_siblings(20)
     siblings = whole.siblings
@@ -122,11 +158,11 @@ def test_signals_of_siblings_are_those_of_pairs_beside_the_batch() -> None:
         ):
             others = whole.text if side == 0 else whole.image
             expected = pair_signals(
-                cross[None, None],
-                same[None, None],
+                [
+                    (cross[None, None], without_own((anchor @ others.T)[None], row)),
+                    (same[None, None], without_own((words_of @ whole.text.T)[None], row)),
+                ],
                 overlap,
-                without_own((anchor @ others.T)[None], row),
-                without_own((words_of @ whole.text.T)[None], row),
             )
             torch.testing.assert_close(found[s, side], expected[0, 0])
 

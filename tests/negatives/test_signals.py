@@ -9,21 +9,48 @@ import torch
 from making_batches import VOCABULARY, permuted, random_batch, seen
 
 from mmcontrast.negatives.evidence import anchor_signals
-from mmcontrast.negatives.signals import SIGNALS, pair_signals, upper_rank, without_own
+from mmcontrast.negatives.signals import LINKED_SIGNALS, SIGNALS, pair_signals, upper_rank, without_own
 from mmcontrast.negatives.words import WordStatistics
 
 
-def test_signals_are_what_their_names_say() -> None:
+@pytest.mark.parametrize("names", [SIGNALS, LINKED_SIGNALS], ids=["siblings", "linked"])
+def test_signals_are_what_their_names_say(names: tuple[str, ...]) -> None:
     generator = torch.Generator().manual_seed(0)
-    cross, text, words = (torch.rand(2, 3, generator=generator) for _ in range(3))
-    reference = torch.rand(2, 8, generator=generator).sort(dim=1).values
-    signals = pair_signals(cross, text, words, reference, reference)
-    assert signals.shape == (2, 3, len(SIGNALS))
-    assert torch.equal(signals[..., :3], torch.stack([cross, text, words], dim=-1))
-    for i in range(2):
-        for j in range(3):
-            above = sum(float(r) > float(cross[i, j]) for r in reference[i])
-            assert float(signals[i, j, 3]) == pytest.approx(math.log(8 / (above + 1)) if above < 8 else 0.0, abs=1e-6)
+    cosines = [torch.rand(2, 3, generator=generator) for _ in range(len(names) // 2)]
+    words = torch.rand(2, 3, generator=generator)
+    references = [torch.rand(2, 8, generator=generator).sort(dim=1).values for _ in cosines]
+    signals = dict(
+        zip(names, pair_signals(list(zip(cosines, references, strict=True)), words).unbind(dim=-1), strict=True)
+    )
+    assert torch.equal(signals["words"], words)
+    for name, values, reference in zip(names, cosines, references, strict=False):
+        assert torch.equal(signals[name], values)
+        for i in range(2):
+            for j in range(3):
+                above = sum(float(r) > float(values[i, j]) for r in reference[i])
+                rank = math.log(8 / (above + 1)) if above < 8 else 0.0
+                assert float(signals[f"{name}_rank"][i, j]) == pytest.approx(rank, abs=1e-6)
+
+
+def test_signals_of_a_batch_in_a_literal_loop() -> None:
+    features, batch, _ = random_batch(8)
+    whole = seen(batch, features)
+    words = WordStatistics(VOCABULARY)
+    words.update(batch.input_ids, batch.attention_mask)
+    rows = torch.tensor([5, 2])
+    views = anchor_signals(whole, words, rows, linked=True)
+    picture, caption = whole.image, whole.text
+    for side, view in enumerate(views):
+        found = dict(zip(LINKED_SIGNALS, view.unbind(dim=-1), strict=True))
+        for r, i in enumerate(rows.tolist()):
+            for j in range(8):
+                there, back = float(picture[i] @ caption[j]), float(caption[i] @ picture[j])
+                expected = {"cross": (there, back)[side], "reverse": (back, there)[side]}
+                expected |= {"text": float(caption[i] @ caption[j]), "pictures": float(picture[i] @ picture[j])}
+                for name, value in expected.items():
+                    assert float(found[name][r, j]) == pytest.approx(value, abs=1e-6)
+        plain = anchor_signals(whole, words, rows)[side]
+        assert torch.equal(plain, torch.stack([found[name] for name in SIGNALS], dim=-1))
 
 
 def test_a_candidate_and_a_pair_beside_them_are_ranked_alike() -> None:
@@ -52,7 +79,8 @@ def test_the_own_column_is_no_rival_of_the_others() -> None:
     assert torch.equal(ranks[others], again[others])
 
 
-def test_permuting_the_batch_permutes_the_signals() -> None:
+@pytest.mark.parametrize("linked", [False, True])
+def test_permuting_the_batch_permutes_the_signals(linked: bool) -> None:
     """Risk "leakage": no place, no index, no diagonal in the signals."""
     features, batch, _ = random_batch(12)
     whole = seen(batch, features)
@@ -60,8 +88,8 @@ def test_permuting_the_batch_permutes_the_signals() -> None:
     words.update(batch.input_ids, batch.attention_mask)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(3))
     for before, after in zip(
-        anchor_signals(whole, words, torch.arange(12)),
-        anchor_signals(permuted(whole, order), words, torch.arange(12)),
+        anchor_signals(whole, words, torch.arange(12), linked=linked),
+        anchor_signals(permuted(whole, order), words, torch.arange(12), linked=linked),
         strict=True,
     ):
         torch.testing.assert_close(before[order][:, order], after)

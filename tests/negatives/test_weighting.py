@@ -278,7 +278,7 @@ def test_soft_positives_against_a_loop(calibrated: Weighting) -> None:
                 for j in rows.tolist():
                     if known_positives == "positives" and known[side][i, j]:
                         targets[j] = 1.0
-                    elif float(p[i, j]) > threshold and j != i:
+                    elif float(p[i, j]) > max(threshold, calibrated.calibrator.typical) and j != i:
                         targets[j] = float(p[i, j])
                     elif known[side][i, j] and j != i:
                         targets[j] = 0.0  # masked: no negative either

@@ -16,6 +16,7 @@ from making_batches import VOCABULARY, WIDTH, random_batch
 from mmcontrast.losses import sigmoid_loss, symmetric_info_nce
 from mmcontrast.negatives.calibrator import Calibrator
 from mmcontrast.negatives.clustering import Clusters
+from mmcontrast.negatives.evidence import new_calibrator
 from mmcontrast.negatives.known import MatchKeys, known_positives, mask_log_weights
 from mmcontrast.negatives.signals import SIGNALS
 from mmcontrast.negatives.weighting import RuleSettings, Weighting
@@ -183,6 +184,8 @@ def test_clusters_see_every_batch_even_without_a_rule() -> None:
 def test_siblings_are_wanted_by_calibrators_only() -> None:
     assert ContrastiveObjective(weighting=calibrating("quantile")).wants_siblings
     assert not ContrastiveObjective().wants_siblings
+    linked = Weighting(RuleSettings(), calibrator=new_calibrator(True), words=WordStatistics(VOCABULARY))
+    assert not ContrastiveObjective(weighting=linked).wants_siblings  # pairs of two pictures are evidence enough
 
 
 def test_a_resumed_objective_goes_on_as_before() -> None:
