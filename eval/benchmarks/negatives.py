@@ -35,7 +35,7 @@ from negatives_encoder import missing_tower
 from negatives_methods import BASELINE, DEFAULT_SCALE, METHODS, SCALES, TUNED_AS, TUNING_SEEDS, Cell, parse_cell
 from negatives_setups import SETUPS
 from negatives_store import Planner, append_cell, best_scales, read_cells, read_json, write_json
-from negatives_table import aggregated, table
+from negatives_table import aggregated, table, variations
 from rich.console import Console
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -214,9 +214,10 @@ def everything(chosen: argparse.Namespace, planner: Planner) -> list[Cell]:
 def write_results(chosen: argparse.Namespace, planner: Planner) -> str:
     """negatives.json and negatives.md from all finished cells; returns the table."""
     done = read_cells(chosen.output / "negatives_cells.jsonl")
-    entries = aggregated(finished(everything(chosen, planner), planner, done), planner.seconds)
+    runs = finished(everything(chosen, planner), planner, done)
+    entries = aggregated(runs, planner.seconds)
     write_json(chosen.output / "negatives.json", entries)
-    text = table(entries)
+    text = f"{table(entries)}\n{variations(runs, ('map@r', 'acc1', 'mean_recall'))}"
     (chosen.output / "negatives.md").write_text(text)
     return text
 

@@ -48,6 +48,18 @@ TUNED_AS = {
 }
 """Methods that take the scale of another one: what is asked is what a wrong prior, or guided batches, do to it."""
 
+VARIES = {
+    "cluster": "duplicates",
+    "cluster_calibrated": "calibrated",
+    "cluster_soft": "soft_positives",
+    "cluster_soft_corrected": "soft_positives",
+    "soft_half": "soft_positives",
+    "soft_double": "soft_positives",
+    "soft_positives": "text_similarity",
+}
+"""What each method is to be held against besides InfoNCE: the same without guided batches, with the estimated prior, or
+the weights that need no training."""
+
 SCALES = (1.75, 3.5, 7.0, 14.285714)
 DEFAULT_SCALE = 14.285714
 TUNING_SEEDS = 1000

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from negatives_methods import BASELINE, METHODS, ORACLE, ORACLE_POSITIVES, Cell
+from negatives_methods import BASELINE, METHODS, ORACLE, ORACLE_POSITIVES, VARIES, Cell
 from negatives_statistics import deviation, paired_interval, recovered_share
 
 Values = Mapping[int, float]
@@ -129,6 +129,27 @@ def table(entries: Sequence[Mapping[str, Any]]) -> str:
             "",
         ]
     return "\n".join(lines)
+
+
+def variations(cells: Iterable[tuple[Cell, Mapping[str, float]]], metrics: Sequence[str]) -> str:
+    """Methods beside those that they vary, as Markdown in per cent: paired differences over the seeds of both."""
+    lines = [
+        "### Beside what they vary",
+        "",
+        "| data | metric | method | against | seeds | difference | 95% interval | sd of the other |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (group, metric), by_method in collected(cells).items():
+        for method, other in VARIES.items():
+            gains = differences(by_method.get(method, {}), by_method.get(other, {}))
+            if metric not in metrics or len(gains) < 2:
+                continue
+            low, high = paired_interval(gains) or (0.0, 0.0)
+            spread = deviation(list(by_method[other].values()))
+            place = f"{group.dataset}, {group.setting}, batch {group.batch}"
+            found = f"{100 * statistics.mean(gains):+.1f} | {100 * low:+.1f} to {100 * high:+.1f} | {_percent(spread)}"
+            lines.append(f"| {place} | {metric} | {method} | {other} | {len(gains)} | {found} |")
+    return "\n".join(lines) + "\n"
 
 
 def _has_headroom(rows: Sequence[Mapping[str, Any]]) -> bool:

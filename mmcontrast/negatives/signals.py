@@ -22,8 +22,8 @@ LINKED_SIGNALS = (
 
 
 Compared = tuple[Tensor, Tensor]
-"""(a, m) cosines of anchors and candidates, and (a, r) those of the same kind with r other pairs, ascending; -inf in the
-anchor's own place, so that a candidate among them and one beside them are ranked alike."""
+"""(a, m) cosines of anchors and candidates, and (a, r) those of the same kind with r other pairs, ascending; -inf in
+the anchor's own place, so that a candidate among them and one beside them are ranked alike."""
 
 
 def pair_signals(compared: Sequence[Compared], words: Tensor) -> Tensor:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from negatives_methods import METHODS, SCALES, Cell, merged, parse_cell
+from negatives_methods import DEFAULT_SCALE, METHODS, SCALES, Cell, merged, parse_cell
 from negatives_setups import SETUPS
 from negatives_store import Planner, append_cell, best_scales, read_cells
-from negatives_table import aggregated, table
+from negatives_table import aggregated, table, variations
 
 KEYS = {
     "dataset", "setting", "batch", "method", "metric", "seeds", "mean", "sd", "low", "high", "recovered", "overhead",
@@ -84,6 +85,20 @@ def test_table_shows_the_share_of_both_oracles() -> None:
     assert [cell.strip() for cell in line.strip("|").split("|")][6:] == ["83", "50", "10"]
 
 
+def test_methods_are_held_against_what_they_vary() -> None:
+    values = {"soft_positives": [0.4, 0.5, 0.6], "cluster_soft": [0.41, 0.52, 0.63], "soft_half": [0.3]}
+    runs = [
+        (Cell("ucm_captions", "natural", 128, method, seed), {"acc1": value, "map@r": 0.5})
+        for method, found in values.items()
+        for seed, value in enumerate(found, 1)
+    ]
+    lines = variations(runs, ["acc1"]).splitlines()
+    assert len(lines) == 5  # one seed is no comparison, text_similarity did not run, map@r was not asked for
+    found = [cell.strip() for cell in lines[-1].strip("|").split("|")]
+    assert found[:6] == ["ucm_captions, natural, batch 128", "acc1", "cluster_soft", "soft_positives", "3", "+2.0"]
+    assert found[-1] == "10.0"
+
+
 def test_keys_of_cells_lead_back_to_them() -> None:
     plain = Cell("flickr8k", "injected-30", 64, "calibrated", 3)
     tuning = Cell("flickr8k", "injected-30", 64, "calibrated", 1000, tuning_scale=SCALES[1])
@@ -125,6 +140,10 @@ def test_plans_follow_what_was_measured() -> None:
     assert planner.plan(timed).scale == 7.0
     assert planner.plan(timed).share_of_steps == pytest.approx(1 / 1.1)
     assert planner.plan(Cell("ucm_captions", "natural", 128, "soft_half", 1)).scale == 7.0
+    untuned = Cell("ucm_captions", "pretrained-untuned", 128, "calibrated", 1)
+    named = Planner({"ucm_captions/pretrained": {"calibrated": 3.5}}, {})
+    assert named.plan(untuned).scale == DEFAULT_SCALE
+    assert named.plan(replace(untuned, setting="pretrained")).scale == 3.5
     with pytest.raises(ValueError, match="run --time"):
         planner.plan(Cell("ucm_captions", "natural", 64, "calibrated", 1, "time"))
     # InfoNCE in its own time is the same run: it is not trained twice.
