@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,14 +16,14 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from mmcontrast import distributed
-from mmcontrast.negatives.calibrator import Calibrator
-from mmcontrast.negatives.signals import SIGNALS
+from mmcontrast.negatives.evidence import new_calibrator
+from mmcontrast.negatives.signals import LINKED_SIGNALS, SIGNALS
 from mmcontrast.negatives.weighting import RuleSettings, Weighting
 from mmcontrast.negatives.words import WordStatistics
-from mmcontrast.training.objective import ContrastiveObjective
+from mmcontrast.training.objective import ContrastiveObjective, LossName
 from mmcontrast.types import NO_KEY, Features, PairBatch
 
-CASES = [
+CASES: list[tuple[Any, ...]] = [
     ("info_nce", RuleSettings(())),
     ("info_nce", RuleSettings(("duplicates",))),
     ("info_nce", RuleSettings(("duplicates",), known_positives="positives")),
@@ -33,7 +35,9 @@ CASES = [
     ("info_nce", RuleSettings(("duplicates", "hardness"))),
     ("info_nce", RuleSettings(("oracle",), known_positives="positives")),
     ("sigmoid", RuleSettings(("duplicates", "calibrated", "oracle"))),
+    ("info_nce", RuleSettings(("calibrated",), soft_positives=0.3), True),
 ]
+"""Loss and rules, and whether the calibrator has linked evidence."""
 
 
 class TinyEncoder(nn.Module):
@@ -85,27 +89,22 @@ def batch_of(rows: slice, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, to
     return image[rows], text[rows], sibling[ours], batch
 
 
-def objective_of(loss: str, settings: RuleSettings) -> ContrastiveObjective:
+def objective_of(loss: LossName, settings: RuleSettings, linked: bool = False) -> ContrastiveObjective:
     """With everything that the rules need, and a calibrator that has learnt in advance from the same pairs."""
     words = WordStatistics(30)
-    calibrator = Calibrator(len(SIGNALS), seed=0)
+    calibrator, width = new_calibrator(linked, seed=0), len(LINKED_SIGNALS if linked else SIGNALS)
     generator = torch.Generator().manual_seed(0)
     for _ in range(60):
         calibrator.observe(
-            torch.rand(20, 5, generator=generator) + 0.5, torch.randn(200, 5, generator=generator), held_out=False
+            torch.rand(20, width, generator=generator) + 0.5, torch.randn(200, width, generator=generator)
         )
         calibrator.step()
-    objective = ContrastiveObjective(
-        loss,  # type: ignore[arg-type]
-        Weighting(settings, calibrator=calibrator, words=words, seed=0),
-    )
+    objective = ContrastiveObjective(loss, Weighting(settings, calibrator=calibrator, words=words, seed=0))
     objective.progress = 0.5
     return objective
 
 
-def loss_and_gradients(
-    case: tuple[str, RuleSettings], model: nn.Module, rows: slice
-) -> tuple[float, list[torch.Tensor]]:
+def loss_and_gradients(case: tuple[Any, ...], model: nn.Module, rows: slice) -> tuple[float, list[torch.Tensor]]:
     """Of the third of three batches: what the first two taught has to agree as well."""
     objective = objective_of(*case)
     for seed in range(3):
@@ -123,17 +122,21 @@ def build() -> TinyEncoder:
     return TinyEncoder()
 
 
+def of_rank(rank: int, case: tuple[Any, ...]) -> tuple[float, list[torch.Tensor]]:
+    model = DistributedDataParallel(build(), find_unused_parameters=True)
+    return loss_and_gradients(case, model, slice(rank * 4, rank * 4 + 4))
+
+
 def worker(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     assert distributed.world_size() == 2
-    results = []
-    for case in CASES:
-        model = DistributedDataParallel(build(), find_unused_parameters=True)
-        results.append(loss_and_gradients(case, model, slice(rank * 4, rank * 4 + 4)))
+    results = [of_rank(rank, case) for case in CASES]
     assert distributed.gather_lists([rank]) == [0, 1]
     assert distributed.any_rank(rank == 1, torch.device("cpu"))
     if rank == 0:
         torch.save(results, f"{folder}/results.pt")
+    gc.collect()  # a DDP model that outlives its process group aborts the process now and then
+    dist.barrier()
     dist.destroy_process_group()
 
 

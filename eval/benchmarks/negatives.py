@@ -203,7 +203,10 @@ def everything(chosen: argparse.Namespace, planner: Planner) -> list[Cell]:
     seeds = sorted({*range(1, 21), *chosen.seeds})
     found = []
     for dataset, setup in SETUPS.items():
-        space = product(setup.settings, setup.batches, methods_of(dataset, METHODS), seeds, ("samples", "time"))
+        # Without scales for it a tuned setting would be the untuned one under another name.
+        untuned = not planner.scales.get(f"{dataset}/pretrained")
+        settings = [name for name, how in setup.settings.items() if not (how.pretrained and how.tuned and untuned)]
+        space = product(settings, setup.batches, methods_of(dataset, METHODS), seeds, ("samples", "time"))
         for setting, batch, method, seed, budget in space:
             timed = planner.seconds.get(f"{dataset}/{setting}/{batch}", {})
             if budget == "samples" or {method, BASELINE} <= timed.keys():

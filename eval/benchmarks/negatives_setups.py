@@ -114,7 +114,7 @@ SETUPS: dict[str, Setup] = {
     ),
     "flickr8k": Setup(
         settings={
-            f"{name}injected-{percent}": Setting(percent / 100, pretrained)
+            f"{name}injected-{percent}": Setting(percent / 100, pretrained, tuned=not pretrained)
             for pretrained, name in ((False, ""), (True, "pretrained-"))
             for percent in (0, 10, 30, 50)
         },
@@ -132,7 +132,11 @@ SETUPS: dict[str, Setup] = {
         pretrained_epochs=10,
     ),
     "cifar10": Setup(
-        settings={"class-captions": Setting(), "pretrained": Setting(pretrained=True)},
+        settings={
+            "class-captions": Setting(),
+            "pretrained": Setting(pretrained=True),
+            "pretrained-untuned": Setting(pretrained=True, tuned=False),
+        },
         batches=(128, 64, 256),
         rows=4000,
         epochs=6,
