@@ -48,7 +48,8 @@ class NegativesConfig(Section):
     known_positives: Literal["mask", "positives"] = "mask"
     """What becomes of the pairs that duplicates (or oracle) finds: left out, or made further positives."""
     soft_positives: Probability | None = None
-    """Pairs that calibrated finds more probable than this become positives with that weight; null never does it."""
+    """Pairs that calibrated finds more probable than this, and as likely as the median known match, become positives
+    with that weight; null never does it."""
     floor: Annotated[float, Field(gt=0, lt=1)] = 0.02
     """Least weight of a negative under calibrated and text_similarity."""
     start: Share = 0.1

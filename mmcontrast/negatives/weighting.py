@@ -225,7 +225,7 @@ class Weighting:
         """Targets: 1 for known positives, p for pairs over the threshold, 0 for the rest."""
         assert self.settings.soft_positives is not None
         assert self.calibrator is not None
-        soft = probability.where(probability > max(self.settings.soft_positives, self.calibrator.typical), 0.0)
+        soft = probability.where(probability >= max(self.settings.soft_positives, self.calibrator.typical), 0.0)
         return soft if positives is None else soft.masked_fill(positives, 1.0)
 
     def _diagnose(
