@@ -21,6 +21,7 @@ LINKED_SIGNALS = (
 """Where it learns from pairs of two pictures (see `negatives.evidence`) it may see these two cosines as well."""
 
 
+TIE = 1e-6
 Compared = tuple[Tensor, Tensor]
 """(a, m) cosines of anchors and candidates, and (a, r) those of the same kind with r other pairs, ascending; -inf in
 the anchor's own place, so that a candidate among them and one beside them are ranked alike."""
@@ -46,7 +47,8 @@ def upper_rank(values: Tensor, reference: Tensor) -> Tensor:
         reference: (a, r) ascending. A value that is itself among them has as many above it as one beside them.
     """
     size = reference.shape[-1]
-    above = size - torch.searchsorted(reference.contiguous(), values.contiguous(), right=True)
+    # A pair that is among the others itself must not be ranked by the last bit of two ways to compute one cosine.
+    above = size - torch.searchsorted(reference.contiguous(), (values + TIE).contiguous(), right=True)
     return math.log(size) - (above + 1).clamp(max=size).to(values.dtype).log()
 
 

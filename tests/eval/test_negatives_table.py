@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from negatives_methods import DEFAULT_SCALE, METHODS, SCALES, Cell, merged, parse_cell
+from negatives_plot import curves
 from negatives_setups import SETUPS
 from negatives_store import Planner, append_cell, best_scales, read_cells
 from negatives_table import aggregated, table, variations
@@ -97,6 +98,16 @@ def test_methods_are_held_against_what_they_vary() -> None:
     found = [cell.strip() for cell in lines[-1].strip("|").split("|")]
     assert found[:6] == ["ucm_captions, natural, batch 128", "acc1", "cluster_soft", "soft_positives", "3", "+2.0"]
     assert found[-1] == "10.0"
+
+
+def test_curves_over_scales_are_means_of_the_tuning_runs(tmp_path: Path) -> None:
+    file = tmp_path / "cells.jsonl"
+    for seed, scale, value in ((1000, 7.0, 0.2), (1001, 7.0, 0.4), (1000, 3.5, 0.1), (1, None, 0.9)):
+        cell = Cell("ucm_captions", "pretrained", 128, "infonce", seed, tuning_scale=scale)
+        append_cell(file, {"cell": cell.key, "fingerprint": cell.key, "metrics": {"map@r": value}})
+    found = curves(file, "ucm_captions", "pretrained")
+    assert found == {("infonce", "map@r"): {3.5: pytest.approx(0.1), 7.0: pytest.approx(0.3)}}
+    assert curves(file, "ucm_captions", "natural") == {}
 
 
 def test_keys_of_cells_lead_back_to_them() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmcontrast.losses import symmetric_info_nce
-from mmcontrast.negatives.calibrator import Calibrator, Ring, pu_brier, pu_ece, pu_risk
+from mmcontrast.negatives.calibrator import Calibrator, pu_brier, pu_ece, pu_risk
 from mmcontrast.negatives.prior import estimate_prior
 
 TRUE_PRIOR = 0.05
@@ -222,12 +222,3 @@ def test_risk_has_the_right_gradient() -> None:
     assert torch.autograd.gradcheck(
         lambda p, u: pu_risk(p, u, 0.2), (positive.requires_grad_(), unlabelled.requires_grad_())
     )
-
-
-def test_ring_keeps_the_newest() -> None:
-    ring = Ring(4, 1, "cpu")
-    for start in (0, 3, 6):
-        ring.add(torch.arange(start, start + 3.0)[:, None])
-    assert sorted(ring.filled().flatten().tolist()) == [5, 6, 7, 8]
-    ring.add(torch.arange(100.0)[:, None])
-    assert sorted(ring.filled().flatten().tolist()) == [96, 97, 98, 99]

@@ -68,6 +68,13 @@ def test_a_candidate_and_a_pair_beside_them_are_ranked_alike() -> None:
         assert float(rank) == pytest.approx(math.log(5 / (greater + 1)))
 
 
+def test_the_last_bit_does_not_decide_a_rank() -> None:
+    reference = torch.tensor([[0.1, 0.5, 0.5, 0.9]])
+    values = torch.tensor([[0.5, 0.5 - 1e-7, 0.5 + 1e-7]])
+    assert len(upper_rank(values, reference).unique()) == 1
+    assert float(upper_rank(values - 1e-3, reference)[0, 0]) < float(upper_rank(values, reference)[0, 0])
+
+
 def test_the_own_column_is_no_rival_of_the_others() -> None:
     similarity = torch.rand(4, 9, generator=torch.Generator().manual_seed(0))
     own = torch.arange(4)
