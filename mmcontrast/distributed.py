@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -64,6 +64,13 @@ def broadcast(tensor: Tensor, source: int = 0) -> Tensor:
     """Overwrite `tensor`, contiguous and of one shape and type on all ranks, with that of rank `source`; return it."""
     if world_size() > 1:
         dist.broadcast(tensor, source)
+    return tensor
+
+
+def all_reduce(tensor: Tensor, how: Literal["sum", "max"]) -> Tensor:
+    """Sum or maximum over the ranks, in place and returned; no gradient. Contiguous, of one shape on all ranks."""
+    if world_size() > 1:
+        dist.all_reduce(tensor, dist.ReduceOp.SUM if how == "sum" else dist.ReduceOp.MAX)
     return tensor
 
 

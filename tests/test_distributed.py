@@ -17,8 +17,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmcontrast import distributed
 from mmcontrast.negatives.evidence import new_calibrator
+from mmcontrast.negatives.settings import RuleSettings
 from mmcontrast.negatives.signals import LINKED_SIGNALS, SIGNALS
-from mmcontrast.negatives.weighting import RuleSettings, Weighting
+from mmcontrast.negatives.weighting import Weighting
 from mmcontrast.negatives.words import WordStatistics
 from mmcontrast.training.objective import ContrastiveObjective, LossName
 from mmcontrast.types import NO_KEY, Features, PairBatch

@@ -15,7 +15,8 @@ from mmcontrast.negatives.clustering import Clusters
 from mmcontrast.negatives.evidence import LINKED, linked_share, new_calibrator
 from mmcontrast.negatives.judge import StoredPairJudge
 from mmcontrast.negatives.known import MatchKeys
-from mmcontrast.negatives.weighting import RuleSettings, Weighting
+from mmcontrast.negatives.settings import RuleSettings
+from mmcontrast.negatives.weighting import Weighting
 from mmcontrast.negatives.words import WordStatistics
 from mmcontrast.training.objective import ContrastiveObjective
 from mmcontrast.types import NO_KEY

@@ -68,10 +68,10 @@ class GlobalBatch:
         some = self.keys.take(rows)
         return known_positives(some, self.keys), known_positives(self.keys, some).T
 
-    def truth(self, by: str, rows: Tensor) -> Tensor:
-        """(r, n) bool: pairs of equal class ("label") or group ("group"); the oracle of experiments."""
+    def truth(self, by: str, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:
+        """(r, c) bool: pairs of equal class ("label") or group ("group"); the oracle of experiments."""
         value, none = (self.label, -1) if by == "label" else (self.keys.group_key, NO_KEY)
-        return (value[rows][:, None] == value) & (value != none)
+        return (value[rows][:, None] == value[columns]) & (value[columns] != none)
 
 
 def gather_batch(features: Features, batch: PairBatch, sibling_text: Tensor | None = None) -> GlobalBatch:

@@ -13,7 +13,7 @@ from mmcontrast.negatives.batch import GlobalBatch, Siblings
 from mmcontrast.negatives.calibrator import Calibrator
 from mmcontrast.negatives.known import MatchKeys, known_positives, share_a_caption
 from mmcontrast.negatives.signals import LINKED_SIGNALS, SIGNALS, pair_signals, without_own
-from mmcontrast.negatives.words import WordStatistics
+from mmcontrast.negatives.words import WordStatistics, overlap
 
 LINKED = 0.002
 HELD_OUT_ONE_IN = 8
@@ -57,8 +57,8 @@ def anchor_signals(
         rows: (r,) the anchors.
         linked: `LINKED_SIGNALS` instead of `SIGNALS`.
     """
-    tokens = (batch.input_ids, batch.attention_mask)
-    overlap = words.similarity((tokens[0][rows], tokens[1][rows]), tokens)
+    vectors = words.vectors(batch.input_ids, batch.attention_mask)
+    alike = overlap(vectors[rows], vectors)
     image, text = batch.image[rows], batch.text[rows]
     pairs = [(image, batch.text), (text, batch.text), (text, batch.image)]
     to_text, of_text, to_image = ((cosines := x @ y.T, without_own(cosines, rows)) for x, y in pairs)  # r n
@@ -67,7 +67,7 @@ def anchor_signals(
         cosines = image @ batch.image.T
         of_image = cosines, without_own(cosines, rows)
         from_image, from_text = [*from_image, to_image, of_image], [*from_text, to_text, of_image]
-    return pair_signals(from_image, overlap), pair_signals(from_text, overlap)
+    return pair_signals(from_image, alike), pair_signals(from_text, alike)
 
 
 def evidence(batch: GlobalBatch, words: WordStatistics, rows: Tensor, *, linked: bool = False) -> Iterator[Evidence]:
@@ -112,14 +112,14 @@ def share_of_matches(batch: GlobalBatch, rows: Tensor) -> float:
 def sibling_signals(batch: GlobalBatch, words: WordStatistics, siblings: Siblings) -> Tensor:
     """Signals (s, 2, f) of pictures and further captions of theirs, seen from the picture and from the caption."""
     rows, text, image = siblings.rows, batch.text, batch.image
-    overlap = words.similarity(
+    alike = words.similarity(
         (siblings.input_ids, siblings.attention_mask), (batch.input_ids, batch.attention_mask)
     ).gather(1, rows[:, None])
     cross = (image[rows] * siblings.text).sum(dim=1, keepdim=True)  # s 1
     same = (text[rows] * siblings.text).sum(dim=1, keepdim=True)
     of_image = without_own(image[rows] @ text.T, rows), without_own(text[rows] @ text.T, rows)
     of_text = without_own(siblings.text @ image.T, rows), without_own(siblings.text @ text.T, rows)
-    from_image, from_text = (pair_signals([(cross, x), (same, y)], overlap) for x, y in (of_image, of_text))
+    from_image, from_text = (pair_signals([(cross, x), (same, y)], alike) for x, y in (of_image, of_text))
     return torch.cat([from_image, from_text], dim=1)
 
 

@@ -31,8 +31,8 @@ class MatchKeys:
         """The keys of a batch."""
         return cls(batch.index, batch.caption_key, batch.caption_keys, batch.group_key)
 
-    def take(self, rows: Tensor) -> MatchKeys:
-        """The keys of some rows (r,)."""
+    def take(self, rows: slice | Tensor) -> MatchKeys:
+        """The keys of some rows."""
         return MatchKeys(self.index[rows], self.caption_key[rows], self.caption_keys[rows], self.group_key[rows])
 
 

@@ -38,39 +38,33 @@ def margin_log_weights(cross: Tensor, true: Tensor, margin: float, relative: boo
     return _take_out(cross > limit[:, None])
 
 
-def quantile_log_weights(similarity: Tensor, share: float, own: Tensor) -> Tensor:
-    """-inf for the closest `share` of each anchor's candidates, rounded to the nearest number of them.
+def closest_threshold(similarity: Tensor, count: int, own: Tensor) -> Tensor:
+    """(b,) similarity of each anchor's `count`-th closest candidate (b, n); `own` (b, n) bool is its own column."""
+    return similarity.masked_fill(own, -torch.inf).topk(count, dim=1).values[:, -1]
+
+
+def sum_tilted(tilted: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Logarithm of the sum of e^(beta logit) over the negatives of each anchor, and their number, for `log_mean`.
 
     Args:
-        similarity: (b, n) of anchors and candidates.
-        share: 0 to 1.
-        own: (b, n) bool, the anchor's own column, which does not count among the closest.
+        tilted: (b, n) beta * scaled cosine, -inf where a candidate is no negative.
+        dim: that of the candidates.
     """
-    count = round(share * (similarity.shape[1] - 1))
-    if count == 0:
-        return torch.zeros_like(similarity)
-    closest = similarity.masked_fill(own, -torch.inf).topk(count, dim=1).values[:, -1:]
-    return _take_out((similarity >= closest) & ~own)
+    return tilted.logsumexp(dim), (tilted > -torch.inf).sum(dim)
 
 
-def hardness_log_weights(logits: Tensor, beta: float, own: Tensor) -> Tensor:
-    """beta * s_ij - log mean over the negatives k of exp(beta * s_ik): hard negatives count more, 1 on average.
+def log_mean(log_sum: Tensor, count: Tensor) -> Tensor:
+    """(b,) logarithm of the mean of e^(beta logit) over an anchor's negatives.
 
-    HCL (Robinson et al. 2021, eq. 4), HN-NCE (Radenovic et al. 2023, eq. 4). A candidate of logit -inf is no
-    negative and keeps -inf.
-
-    Args:
-        logits: (b, n) scaled cosines, detached; -inf where a candidate is out already.
-        own: (b, n) bool, the anchor's own column.
+    A negative's log-weight is its beta * logit less this, so that hard ones count more and the mean is 1: HCL
+    (Robinson et al. 2021, eq. 4), HN-NCE (Radenovic et al. 2023, eq. 4). 0 for an anchor without negatives.
     """
-    out = own | (logits == -torch.inf)
-    tilted = (beta * logits).masked_fill(out, -torch.inf)
-    count = (~out).sum(dim=1, keepdim=True).clamp(min=1).to(logits.dtype)
-    mean = tilted.logsumexp(dim=1, keepdim=True) - count.log()
-    return (tilted - mean).masked_fill(own, 0.0)
+    return torch.where(count > 0, log_sum - count.clamp(min=1).to(log_sum.dtype).log(), 0.0)
 
 
-def sampling_log_weights(near: Tensor, near_share: Tensor, own: Tensor, strength: float) -> Tensor:
+def stratum_log_weights(
+    near_count: Tensor, far_count: Tensor, near_share: Tensor, strength: float
+) -> tuple[Tensor, Tensor]:
     """strength * log kappa, where kappa undoes that guided batches hold too many candidates of the anchor's cluster.
 
     kappa_ij = (n - 1) W_h / n_h(i) for the stratum h of candidate j (near: same cluster, far: the rest), W its share
@@ -78,18 +72,17 @@ def sampling_log_weights(near: Tensor, near_share: Tensor, own: Tensor, strength
     estimates the uniform one without bias (stratified sampling), as long as no stratum is empty.
 
     Args:
-        near: (b, n) bool, candidate of the anchor's cluster.
+        near_count, far_count: (b,) candidates of the anchor's cluster and of others in the batch.
         near_share: (b,) share of the other pairs of the data set in the anchor's cluster.
-        own: (b, n) bool, the anchor's own column.
         strength: lambda, 0 to 1.
+
+    Returns:
+        (b,) log-weights of near and of far candidates.
     """
-    near, far = near & ~own, ~near & ~own
-    pairs = near.shape[1] - 1
-    near_count, far_count = near.sum(dim=1).clamp(min=1), far.sum(dim=1).clamp(min=1)
-    near_log = (pairs * near_share / near_count).clamp(min=1e-6).log()
-    far_log = (pairs * (1 - near_share) / far_count).clamp(min=1e-6).log()
-    weights = torch.where(near, near_log[:, None], far_log[:, None])
-    return strength * weights.masked_fill(own, 0.0)
+    pairs = near_count + far_count
+    near = (pairs * near_share / near_count.clamp(min=1)).clamp(min=1e-6).log()
+    far = (pairs * (1 - near_share) / far_count.clamp(min=1)).clamp(min=1e-6).log()
+    return strength * near, strength * far
 
 
 def effective_negatives(log_weights: Tensor, own: Tensor) -> Tensor:

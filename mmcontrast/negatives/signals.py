@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ LINKED_SIGNALS = (
 
 
 TIE = 1e-6
+MOST_RANKED = 1024
+"""Pairs that an anchor's similarities are ranked among: all of the batch, or so many of it at equal distances."""
 Compared = tuple[Tensor, Tensor]
 """(a, m) cosines of anchors and candidates, and (a, r) those of the same kind with r other pairs, ascending; -inf in
 the anchor's own place, so that a candidate among them and one beside them are ranked alike."""
@@ -53,5 +56,74 @@ def upper_rank(values: Tensor, reference: Tensor) -> Tensor:
 
 
 def without_own(similarity: Tensor, own: Tensor) -> Tensor:
-    """Rows of (a, n) similarities in ascending order with -inf in place of the anchor's own column, `own` (a,)."""
-    return similarity.scatter(1, own[:, None], -torch.inf).sort(dim=1).values
+    """Rows of (a, n) similarities in ascending order with -inf in place of the anchor's own column, `own` (a,).
+
+    Of a large batch, a part of the columns: (a, r).
+    """
+    others = ranked_among(similarity.shape[1], similarity.device)
+    return similarity[:, others].masked_fill(own[:, None] == others, -torch.inf).sort(dim=1).values
+
+
+def ranked_among(count: int, device: torch.device) -> Tensor:
+    """(r,) columns of n that similarities are ranked among."""
+    if count <= MOST_RANKED:
+        return torch.arange(count, device=device)
+    return torch.linspace(0, count - 1, MOST_RANKED, device=device, dtype=torch.float64).long()
+
+
+@dataclass(frozen=True)
+class Rankings:
+    """What the similarities of each anchor of a batch are ranked among, (n, r) ascending each.
+
+    Attributes:
+        image_text, text_image, text_text, image_image: cosines of the anchor's first with the others' second; the last
+            one for linked evidence only.
+    """
+
+    image_text: Tensor
+    text_image: Tensor
+    text_text: Tensor
+    image_image: Tensor | None
+
+    @classmethod
+    def of(cls, image: Tensor, text: Tensor, *, linked: bool) -> Rankings:
+        """Of features (n, d)."""
+        others = ranked_among(len(image), image.device)
+        own = torch.arange(len(image), device=image.device)[:, None] == others
+
+        def ranked(anchors: Tensor, candidates: Tensor) -> Tensor:
+            return (anchors @ candidates[others].T).masked_fill_(own, -torch.inf).sort(dim=1).values
+
+        return cls(
+            ranked(image, text), ranked(text, image), ranked(text, text), ranked(image, image) if linked else None
+        )
+
+
+def tile_signals(
+    image: Tensor,
+    text: Tensor,
+    words: Tensor,
+    place: tuple[slice | Tensor, slice | Tensor],
+    cosines: Tensor,
+    rankings: Rankings,
+) -> tuple[Tensor, Tensor]:
+    """Signals of a rectangle of pairs, from its pictures (r, c, f), and from its captions (c, r, f).
+
+    "Caption j describes picture i" is one event, looked at from both sides: the ranks are the anchor's own.
+
+    Args:
+        image, text: (n, d) features.
+        words: (r, c) overlap of captions.
+        place: pictures r, and captions c.
+        cosines: (r, c) of pictures and captions.
+        rankings: of all n; `LINKED_SIGNALS` where it has those of pictures.
+    """
+    rows, columns = place
+    same = text[rows] @ text[columns].T
+    from_image = [(cosines, rankings.image_text[rows]), (same, rankings.text_text[rows])]
+    from_text = [(cosines.T, rankings.text_image[columns]), (same.T, rankings.text_text[columns])]
+    if rankings.image_image is not None:
+        back, pictures = text[rows] @ image[columns].T, image[rows] @ image[columns].T
+        from_image += [(back, rankings.text_image[rows]), (pictures, rankings.image_image[rows])]
+        from_text += [(back.T, rankings.image_text[columns]), (pictures.T, rankings.image_image[columns])]
+    return pair_signals(from_image, words), pair_signals(from_text, words.T)

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+SKETCHED, SKETCH_WIDTH = 1024, 256
+
 
 class WordStatistics:
     """Inverse document frequencies of the tokens seen so far, and the cosine of captions weighted by them.
@@ -39,6 +41,27 @@ class WordStatistics:
         first, second = self._unit(a, b)
         return (first * second).sum(dim=1).clamp(0, 1)
 
+    def vectors(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(n, w) unit vectors of n captions, (n, t) each; what `overlap` makes of two of them is `similarity`.
+
+        Where the captions hold more than `SKETCHED` different tokens, a count sketch of that width (Charikar et al.
+        2002), whose products have the right mean and a small spread.
+        """
+        tokens = torch.unique(input_ids)
+        if len(tokens) <= SKETCHED:
+            return self._unit((input_ids, attention_mask), (input_ids[:0], attention_mask[:0]))[0]
+        ids = torch.where(attention_mask > 0, input_ids, -1).sort(dim=1).values
+        counted = ids >= 0
+        counted[:, 1:] &= ids[:, 1:] != ids[:, :-1]  # each token of a caption once
+        ids = ids.clamp(min=0)
+        weights = ((1 + self.captions) / (1 + self.counts[ids])).log().clamp(min=0) * counted
+        mixed = ids * 0x9E37_79B1 & 0xFFFF_FFFF
+        sign = 1.0 - 2.0 * (mixed >> 31)
+        sketch = torch.zeros(len(ids), SKETCH_WIDTH, device=ids.device)
+        sketch.scatter_add_(1, (mixed >> 8) % SKETCH_WIDTH, weights * sign)
+        unit: Tensor = sketch / weights.norm(dim=1, keepdim=True).clamp(min=1e-12)
+        return unit
+
     def _unit(self, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         width = max(a[0].shape[1], b[0].shape[1])
         ids, mask = (
@@ -57,6 +80,11 @@ class WordStatistics:
         """The inverse of `state_dict`."""
         self.counts.copy_(state["counts"])
         self.captions = state["captions"]
+
+
+def overlap(first: Tensor, second: Tensor) -> Tensor:
+    """(a, b) word overlap of captions, 0 to 1, from their vectors (a, w), (b, w)."""
+    return (first @ second.T).clamp(0, 1)
 
 
 def _held(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:

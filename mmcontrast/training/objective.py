@@ -8,13 +8,19 @@ from typing import Any, Literal
 from torch import Tensor
 
 from mmcontrast import distributed
-from mmcontrast.losses import sigmoid_loss, symmetric_info_nce
+from mmcontrast.losses import sigmoid_loss, symmetric_info_nce, tiled_info_nce, tiled_sigmoid_loss
 from mmcontrast.negatives.batch import GlobalBatch, gather_batch
 from mmcontrast.negatives.clustering import Clusters
-from mmcontrast.negatives.weighting import RuleSettings, Weighting, Weights
+from mmcontrast.negatives.pair_weights import PairWeights, Weights
+from mmcontrast.negatives.settings import RuleSettings
+from mmcontrast.negatives.weighting import Weighting
 from mmcontrast.types import Features, PairBatch
 
 LossName = Literal["info_nce", "sigmoid"]
+TILED_FROM = 1024
+"""Pairs of a batch from which on the loss is computed in tiles; of fewer, one tile would hold them all."""
+KEPT_BYTES = 1 << 28
+"""Similarities that are kept for the backward pass instead of being computed again, at most: 8192 x 8192 of them."""
 
 
 @dataclass(frozen=True)
@@ -62,18 +68,22 @@ class ContrastiveObjective:
             features, batch: of this rank.
             sibling_text: (s, d) features of the batch's siblings, without gradient.
         """
-        offset = distributed.rank() * len(batch)
-        weights = Weights()
+        weights = None
         diagnostics: dict[str, Tensor] = {}
         if self.weighting.settings.rules or self.weighting.settings.correction or self.clusters is not None:
             everyone: GlobalBatch = gather_batch(features, batch, sibling_text)
             weights, diagnostics = self.weighting(everyone, self.progress)
             if self.clusters is not None:
                 self.clusters.observe(everyone.keys.index, everyone.image, everyone.text)
-        return ObjectiveOutput(self._loss(features, weights, offset), diagnostics)
+            if not weights.changes:
+                weights = None
+        whole = distributed.world_size() == 1 and len(batch) < TILED_FROM
+        loss = self._whole(features, weights) if whole else self._tiled(features, weights)
+        return ObjectiveOutput(loss, diagnostics)
 
-    def _loss(self, features: Features, weights: Weights, offset: int) -> Tensor:
-        all_text = distributed.all_gather_with_grad(features.text)
+    def _whole(self, features: Features, weights: PairWeights | None) -> Tensor:
+        """The loss of a small batch of one process, out of one matrix."""
+        dense = Weights() if weights is None else weights.dense()
         if self.loss == "sigmoid":
             assert features.logit_bias is not None
             return sigmoid_loss(
@@ -81,24 +91,34 @@ class ContrastiveObjective:
                 features.text,
                 features.logit_scale,
                 features.logit_bias,
-                log_weights=weights.log_weights,
-                positives=weights.positives,
-                all_text_features=all_text,
-                offset=offset,
+                log_weights=dense.log_weights,
+                positives=dense.positives,
             )
         return symmetric_info_nce(
-            features.image,
-            features.text,
-            features.logit_scale,
-            logit_bias=features.logit_bias,
-            log_weights=weights.log_weights,
-            text_log_weights=weights.text_log_weights,
-            positives=weights.positives,
-            text_positives=weights.text_positives,
-            all_image_features=distributed.all_gather_with_grad(features.image),
-            all_text_features=all_text,
-            offset=offset,
+            features.image, features.text, features.logit_scale, logit_bias=features.logit_bias, **vars(dense)
         )
+
+    def _tiled(self, features: Features, weights: PairWeights | None) -> Tensor:
+        """The same in tiles, of this rank's pictures and the captions of all ranks."""
+        offset = distributed.rank() * len(features.image)
+        all_text = distributed.all_gather_with_grad(features.text)
+        tiles = None if weights is None else weights.tile
+        if self.loss == "sigmoid":
+            assert features.logit_bias is not None
+            return tiled_sigmoid_loss(
+                features.image, all_text, features.logit_scale, features.logit_bias, tiles=tiles, offset=offset
+            )
+        loss = tiled_info_nce(
+            features.image,
+            all_text,
+            features.logit_scale,
+            tiles=tiles,
+            offset=offset,
+            keep=4 * len(features.image) * len(all_text) <= KEPT_BYTES,
+            all_reduce=distributed.all_reduce if distributed.world_size() > 1 else None,
+        )
+        # A bias cancels in a softmax; it still takes part, for a parameter without gradient stops DDP.
+        return loss if features.logit_bias is None else loss + 0.0 * features.logit_bias
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""

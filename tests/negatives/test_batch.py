@@ -50,7 +50,7 @@ def test_truth_of_labels_and_groups() -> None:
     whole = seen(batch, features, label=label)
     rows = torch.arange(6)
     for by, values, none in (("label", label, -1), ("group", group, NO_KEY)):
-        truth = whole.truth(by, rows)
+        truth = whole.truth(by, rows, slice(0, 6))
         for i in range(6):
             for j in range(6):
                 assert bool(truth[i, j]) == (values[i] == values[j] and int(values[i]) != none)

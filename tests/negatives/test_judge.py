@@ -15,7 +15,8 @@ from mmcontrast.negatives.calibrator import Calibrator
 from mmcontrast.negatives.clustering import Clusters
 from mmcontrast.negatives.evidence import new_calibrator
 from mmcontrast.negatives.judge import REFERENCE, StoredPairJudge
-from mmcontrast.negatives.weighting import RuleSettings, Weighting
+from mmcontrast.negatives.settings import RuleSettings
+from mmcontrast.negatives.weighting import Weighting
 from mmcontrast.negatives.words import WordStatistics
 
 ITEMS = 256

@@ -44,11 +44,11 @@ def test_margin_takes_out_what_is_nearly_as_close_as_the_true_pair(relative: boo
             assert float(weights[i, j]) == (-math.inf if float(cross[i, j]) > limit else 0.0)
 
 
-@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.05, 0), (0.2, 1), (0.5, 3), (1.0, 6)])
-def test_quantile_takes_out_each_anchors_closest_but_never_its_own(share: float, count: int) -> None:
+@pytest.mark.parametrize("count", [1, 3, 6])
+def test_the_threshold_is_that_of_each_anchors_closest_but_never_its_own(count: int) -> None:
     similarity = cosines()
     similarity[torch.arange(5), torch.arange(5)] = 1.0
-    out = rules.quantile_log_weights(similarity, share, own(5, 7)).isinf()
+    out = (similarity >= rules.closest_threshold(similarity, count, own(5, 7))[:, None]) & ~own(5, 7)
     assert out.sum(dim=1).tolist() == [count] * 5
     assert not out[own(5, 7)].any()
     for i in range(5):
@@ -57,9 +57,20 @@ def test_quantile_takes_out_each_anchors_closest_but_never_its_own(share: float,
         assert set(out[i].nonzero().flatten().tolist()) == set(closest)
 
 
+def hardened(logits: Tensor, beta: float, own: Tensor) -> Tensor:
+    tilted = (beta * logits).masked_fill(own, -torch.inf)
+    return (tilted - rules.log_mean(*rules.sum_tilted(tilted, dim=1))[:, None]).masked_fill(own, 0.0)
+
+
+def kappas(near: Tensor, near_share: Tensor, own: Tensor, strength: float) -> Tensor:
+    counts = (near & ~own).sum(dim=1), (~near & ~own).sum(dim=1)
+    inside, outside = rules.stratum_log_weights(*counts, near_share, strength)
+    return torch.where(near, inside[:, None], outside[:, None]).masked_fill(own, 0.0)
+
+
 def test_hardness_equals_the_papers_loop_and_is_1_on_average() -> None:
     logits, beta = 10 * cosines(), 0.3
-    weights = rules.hardness_log_weights(logits, beta, own(5, 7))
+    weights = hardened(logits, beta, own(5, 7))
     for i in range(5):
         others = [j for j in range(7) if j != i]
         mean = sum(math.exp(beta * float(logits[i, j])) for j in others) / len(others)
@@ -72,14 +83,14 @@ def test_hardness_leaves_out_what_is_no_negative() -> None:
     logits = 10 * cosines()
     out = torch.zeros(5, 7, dtype=torch.bool)
     out[:, 6] = True
-    weights = rules.hardness_log_weights(logits.masked_fill(out, -torch.inf), 0.3, own(5, 7))
-    expected = rules.hardness_log_weights(logits[:, :6], 0.3, own(5, 6))
+    weights = hardened(logits.masked_fill(out, -torch.inf), 0.3, own(5, 7))
+    expected = hardened(logits[:, :6], 0.3, own(5, 6))
     torch.testing.assert_close(weights[:, :6], expected)
     assert (weights[:, 6] == -torch.inf).all()
 
 
 def test_hardness_of_beta_0_changes_nothing() -> None:
-    assert rules.hardness_log_weights(cosines(), 0.0, own(5, 7)).abs().max() < 1e-12
+    assert hardened(cosines(), 0.0, own(5, 7)).abs().max() < 1e-12
 
 
 def test_kappas_monte_carlo_mean_over_guided_batches_equals_the_full_sum() -> None:
@@ -97,7 +108,7 @@ def test_kappas_monte_carlo_mean_over_guided_batches_equals_the_full_sum() -> No
             [[anchor], generator.choice(near_all, 8, replace=False), generator.choice(far_all, 8, replace=False)]
         )
         near = torch.as_tensor(clusters[columns] == clusters[anchor])[None]
-        weights = rules.sampling_log_weights(near, near_share, own(1, size), strength=1.0)
+        weights = kappas(near, near_share, own(1, size), strength=1.0)
         estimates.append(float((weights.exp() * values[columns])[0, 1:].mean()))
     full = float(values[np.arange(100) != anchor].mean())
     plain = float(np.mean([float(values[near_all].mean()), float(values[far_all].mean())]))
@@ -109,8 +120,8 @@ def test_kappas_monte_carlo_mean_over_guided_batches_equals_the_full_sum() -> No
 def test_kappa_of_a_uniform_batch_is_1_and_strength_0_is_0() -> None:
     near = torch.tensor([[True, True, True, False, False, False, False]])
     share = torch.tensor([2 / 6])
-    assert rules.sampling_log_weights(near, share, own(1, 7), 1.0).abs().max() < 1e-6
-    assert not rules.sampling_log_weights(near, torch.tensor([0.9]), own(1, 7), 0.0).any()
+    assert kappas(near, share, own(1, 7), 1.0).abs().max() < 1e-6
+    assert not kappas(near, torch.tensor([0.9]), own(1, 7), 0.0).any()
 
 
 @pytest.mark.parametrize("column", [2, 6])

@@ -18,12 +18,22 @@ from mmcontrast.negatives.calibrator import Calibrator
 from mmcontrast.negatives.clustering import Clusters
 from mmcontrast.negatives.evidence import anchor_signals
 from mmcontrast.negatives.known import mask_log_weights
+from mmcontrast.negatives.pair_weights import Weights
+from mmcontrast.negatives.settings import RuleSettings
 from mmcontrast.negatives.signals import SIGNALS
-from mmcontrast.negatives.weighting import RuleSettings, Weighting, Weights
+from mmcontrast.negatives.weighting import Weighting as TiledWeighting
 from mmcontrast.negatives.words import WordStatistics
 
 FULL = 1.0
 """Progress at which every rule has its full effect."""
+
+
+class Weighting(TiledWeighting):
+    """All pairs at once, the captions' view with captions in rows."""
+
+    def __call__(self, batch: GlobalBatch, progress: float) -> tuple[Weights, dict[str, Tensor]]:  # type: ignore[override]
+        pairs, diagnostics = super().__call__(batch, progress)
+        return pairs.dense(), diagnostics
 
 
 def make(*names: Any, clusters: Clusters | None = None, seed: int = 0, **numbers: Any) -> Weighting:
@@ -217,7 +227,8 @@ def test_margin_and_quantile_cut_both_ways_once_they_begin(relative: bool) -> No
     cross, same = batch.image @ batch.text.T, batch.text @ batch.text.T
     for weights, similarity in zip(found, (cross, cross.T), strict=True):
         expected = rules.margin_log_weights(similarity, cross.diagonal(), 0.2, relative)
-        expected = expected + rules.quantile_log_weights(similarity + same, 0.1, own)
+        closest = rules.closest_threshold(similarity + same, round(0.1 * 31), own)
+        expected = expected + mask_log_weights((similarity + same >= closest[:, None]) & ~own)
         assert torch.equal(weights, expected)
         assert off_diagonal(weights).isinf().any()
 

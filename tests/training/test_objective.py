@@ -18,8 +18,9 @@ from mmcontrast.negatives.calibrator import Calibrator
 from mmcontrast.negatives.clustering import Clusters
 from mmcontrast.negatives.evidence import new_calibrator
 from mmcontrast.negatives.known import MatchKeys, known_positives, mask_log_weights
+from mmcontrast.negatives.settings import RuleSettings
 from mmcontrast.negatives.signals import SIGNALS
-from mmcontrast.negatives.weighting import RuleSettings, Weighting
+from mmcontrast.negatives.weighting import Weighting
 from mmcontrast.negatives.words import WordStatistics
 from mmcontrast.training.objective import ContrastiveObjective
 from mmcontrast.types import Features, PairBatch
@@ -152,8 +153,9 @@ def test_the_weights_are_constants_of_the_loss() -> None:
 
     class Recording(Weighting):
         def __call__(self, *args: Any) -> Any:
-            seen.append(super().__call__(*args)[0])
-            return seen[-1], {}
+            weights, _ = super().__call__(*args)
+            seen.append(weights.dense())
+            return weights, {}
 
     weighting.__class__ = Recording
     features, batch, sibling_text = random_batch(32, seed=78, siblings=8)
@@ -222,3 +224,36 @@ def test_a_batch_of_one_kind_only_breaks_nothing() -> None:
     output = ContrastiveObjective(weighting=calibrating("duplicates", "calibrated", "hardness"))(features, same)
     assert float(output.loss.detach()) == pytest.approx(0.0, abs=1e-6)
     assert all(torch.isfinite(g).all() for g in gradients(output.loss, features))
+
+
+@pytest.mark.parametrize(
+    ("loss_name", "weighting"),
+    [
+        ("info_nce", lambda: Weighting(RuleSettings(rules=()))),
+        ("sigmoid", lambda: Weighting(RuleSettings(rules=()))),
+        ("info_nce", lambda: Weighting(RuleSettings())),
+        ("sigmoid", lambda: Weighting(RuleSettings())),
+        ("info_nce", lambda: calibrating("duplicates", "calibrated", "hardness", known_positives="positives")),
+        ("sigmoid", lambda: calibrating("duplicates", "calibrated", "hardness", known_positives="positives")),
+        ("info_nce", lambda: calibrating("calibrated", "text_similarity", soft_positives=0.3)),
+    ],
+)
+def test_a_large_batch_is_the_same_in_tiles(loss_name: Any, weighting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = []
+    for tiled in (False, True):
+        monkeypatch.setattr("mmcontrast.training.objective.TILED_FROM", 1 if tiled else 1000)
+        monkeypatch.setattr("mmcontrast.losses.tiles.TILE", {"cpu": 10})
+        objective = ContrastiveObjective(loss_name, weighting())
+        features, batch, sibling_text = random_batch(32, seed=78, siblings=8)
+        bias = torch.tensor(-5.0, requires_grad=True)
+        if objective.weighting.calibrator is not None:
+            monkeypatch.setattr("mmcontrast.training.objective.TILED_FROM", 1000)  # both learn from the same
+            learn(ContrastiveObjective(weighting=objective.weighting))
+            monkeypatch.setattr("mmcontrast.training.objective.TILED_FROM", 1 if tiled else 1000)
+        objective.progress = 1.0
+        features = Features(features.image, features.text, features.logit_scale, bias)
+        output = objective(features, batch, sibling_text)
+        found = torch.autograd.grad(output.loss, [features.image, features.text, features.logit_scale, bias])
+        outcomes.append([output.loss, *found])
+    for whole, parts in zip(*outcomes, strict=True):
+        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,111 @@
+"""The sigmoid loss in tiles: no pair needs to know of another, so loss and gradients come in one pass.
+
+6 n^2 d operations, as the whole matrix takes, and O(n d) memory in place of several (n, n) matrices.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from mmcontrast.losses.tiles import Tiles, blocks, not_weighted, own_pairs, targets_of, tile_size
+
+
+def tiled_sigmoid_loss(
+    image_features: Tensor,
+    all_text_features: Tensor,
+    logit_scale: Tensor | float,
+    logit_bias: Tensor | float,
+    *,
+    tiles: Tiles | None = None,
+    offset: int = 0,
+    size: int | None = None,
+) -> Tensor:
+    """The loss of `sigmoid_loss`, with the same gradients, without a matrix of all similarities.
+
+    Args:
+        image_features: (b, d) L2-normalised, of this rank.
+        all_text_features: (n, d), of all ranks; row offset + i belongs to picture i.
+        logit_scale, logit_bias: scalars.
+        tiles: what pairs count in the pictures' view, see `Tiles`; None for the plain loss.
+        offset: place of this rank's first row among all.
+        size: pictures and captions of a tile; None takes what suits the device.
+
+    Returns:
+        Scalar, float32 at least.
+    """
+    scale, bias = (
+        torch.as_tensor(x, dtype=image_features.dtype, device=image_features.device) for x in (logit_scale, logit_bias)
+    )
+    inputs = image_features, all_text_features, scale, bias
+    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+    loss: Tensor = _TiledSigmoid.apply(*inputs, tiles, offset, tile_size(image_features.device, size), wanted)
+    return loss
+
+
+class _TiledSigmoid(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        image: Tensor,
+        text: Tensor,
+        scale: Tensor,
+        bias: Tensor,
+        tiles: Tiles | None,
+        offset: int,
+        size: int,
+        wanted: bool,
+    ) -> Tensor:
+        wide = torch.promote_types(image.dtype, torch.float32)
+        x, y, factor, shift = (value.to(wide) for value in (image, text, scale, bias))
+        total, bias_grad = x.new_zeros(()), x.new_zeros(())
+        image_grad, text_grad = torch.zeros_like(x), torch.zeros_like(y)
+        memory = x.new_empty(size * size)
+        for i in blocks(len(x), size):
+            for j in blocks(len(y), size):
+                cosines = memory[: (i.stop - i.start) * (j.stop - j.start)].view(i.stop - i.start, -1)
+                torch.mm(x[i], y[j].T, out=cosines)
+                loss, slope = _tile(cosines, factor, shift, tiles, (slice(i.start + offset, i.stop + offset), j))
+                total += loss
+                if wanted:
+                    bias_grad += slope.sum()
+                    image_grad[i].addmm_(slope, y[j])
+                    text_grad[j].addmm_(slope.T, x[i])
+        # Before the factor: d logit / d scale is the cosine.
+        scale_grad = (image_grad * x).sum()
+        gradients = [image_grad.mul_(factor), text_grad.mul_(factor), scale_grad, bias_grad]
+        ctx.save_for_backward(
+            *(g.div_(len(x)).to(v.dtype) for g, v in zip(gradients, (image, text, scale, bias), strict=True))
+        )
+        return total / len(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        return *((upstream * gradient).to(gradient.dtype) for gradient in ctx.saved_tensors), None, None, None, None
+
+
+def _tile(
+    cosines: Tensor, scale: Tensor, bias: Tensor, tiles: Tiles | None, place: tuple[slice, slice]
+) -> tuple[Tensor, Tensor]:
+    """Summed loss of a tile, and its gradient by the logits; softplus(a) - t a has the target t."""
+    found = None if tiles is None else tiles(*place, cosines)
+    logits = cosines.mul_(scale).add_(bias)
+    targets = None if found is None or found.positives is None else targets_of(found.positives, logits, place)
+    if found is not None and found.log_weights is not None:
+        logits = not_weighted(logits + found.log_weights, logits, found.positives, place)
+    # A pair's own loss is softplus(-a), and -sigmoid(-a) its slope: differences from 1 would lose the digits of both.
+    own = own_pairs(logits, *place)
+    if own is not None:
+        own.neg_()
+    loss = F.softplus(logits).sum()
+    if targets is not None:
+        loss = loss - (targets * logits.masked_fill(targets == 0, 0.0)).sum()  # masked: 0 * -inf would be nan
+    slope = logits.sigmoid_()
+    if own is not None:
+        own.neg_()
+    return loss, slope if targets is None else slope.sub_(targets)

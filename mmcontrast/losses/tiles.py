@@ -1,0 +1,120 @@
+"""The similarities of a batch, tile by tile: what a loss needs to know of a rectangle of pairs, and nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+TILE = {"cpu": 1024}
+LARGE_TILE = 4096
+"""Pictures and captions of a tile: on a CPU as many as stay in its caches, elsewhere as many as keep it busy."""
+
+AllReduce = Callable[[Tensor, Literal["sum", "max"]], Tensor]
+
+
+class Counts(Protocol):
+    """What the pairs of r pictures with c captions count; all (r, c), None where nothing changes.
+
+    The pair of a row with its own column is none of a tile's business: it always is a positive, and never weighted.
+
+    Attributes:
+        log_weights: of each caption as a negative of each picture; -inf takes it out.
+        text_log_weights: of each picture as a negative of each caption; the same tensor where both agree.
+        positives: captions that are further targets of a picture, bool or weights from 0 to 1.
+        text_positives: pictures that are further targets of a caption, likewise.
+    """
+
+    @property
+    def log_weights(self) -> Tensor | None: ...  # noqa: D102
+    @property
+    def text_log_weights(self) -> Tensor | None: ...  # noqa: D102
+    @property
+    def positives(self) -> Tensor | None: ...  # noqa: D102
+    @property
+    def text_positives(self) -> Tensor | None: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class PairTile:
+    """`Counts` as plain values."""
+
+    log_weights: Tensor | None = None
+    text_log_weights: Tensor | None = None
+    positives: Tensor | None = None
+    text_positives: Tensor | None = None
+
+
+Tiles = Callable[[slice, slice, Tensor], Counts]
+"""(pictures, captions, their cosines (r, c)) to what they count. Both are ranges of the *whole* batch; the cosines are
+not to be changed, nor kept."""
+
+
+def dense_tiles(
+    log_weights: Tensor | None = None,
+    text_log_weights: Tensor | None = None,
+    positives: Tensor | None = None,
+    text_positives: Tensor | None = None,
+    offset: int = 0,
+) -> Tiles:
+    """Tiles out of whole (b, n) matrices with pictures in rows, in both views; row 0 is picture `offset`.
+
+    As in `Counts`, but where a matrix of the captions' view is missing it is that of the pictures' view.
+    """
+    text_log_weights = log_weights if text_log_weights is None else text_log_weights
+    text_positives = positives if text_positives is None else text_positives
+
+    def tile(rows: slice, columns: slice, _: Tensor) -> PairTile:
+        def cut(matrix: Tensor | None) -> Tensor | None:
+            return None if matrix is None else matrix[rows.start - offset : rows.stop - offset, columns]
+
+        weights, targets = cut(log_weights), cut(positives)
+        return PairTile(
+            weights,
+            weights if text_log_weights is log_weights else cut(text_log_weights),
+            targets,
+            targets if text_positives is positives else cut(text_positives),
+        )
+
+    return tile
+
+
+def blocks(count: int, size: int) -> Iterator[slice]:
+    """`count` things in runs of `size`."""
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
+def tile_size(device: torch.device, size: int | None) -> int:
+    """`size`, or what suits the device."""
+    return TILE.get(device.type, LARGE_TILE) if size is None else size
+
+
+def own_pairs(tile: Tensor, rows: slice, columns: slice) -> Tensor | None:
+    """View of the places in a tile where picture and caption are one pair, or None where there are none."""
+    start, stop = max(rows.start, columns.start), min(rows.stop, columns.stop)
+    if start >= stop:
+        return None
+    return tile[start - rows.start : stop - rows.start, start - columns.start : stop - columns.start].diagonal()
+
+
+def not_weighted(tile: Tensor, logits: Tensor, positives: Tensor | None, own: tuple[slice, slice]) -> Tensor:
+    """Weighted logits with the bare ones where a pair is a positive, in place."""
+    if positives is not None:
+        tile = torch.where(positives > 0, logits, tile)
+    diagonal, bare = own_pairs(tile, *own), own_pairs(logits, *own)
+    if diagonal is not None and bare is not None:
+        diagonal.copy_(bare)
+    return tile
+
+
+def targets_of(positives: Tensor, like: Tensor, own: tuple[slice, slice]) -> Tensor:
+    """Further targets as numbers, none in the places of own pairs."""
+    targets = positives.to(like.dtype, copy=True)
+    diagonal = own_pairs(targets, *own)
+    if diagonal is not None:
+        diagonal.zero_()
+    return targets

@@ -1,0 +1,334 @@
+"""What the pairs of one batch count, rectangle by rectangle, so that no matrix of all pairs need ever exist."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mmcontrast.negatives import rules
+from mmcontrast.negatives.batch import GlobalBatch
+from mmcontrast.negatives.calibrator import Calibrator
+from mmcontrast.negatives.clustering import Clusters
+from mmcontrast.negatives.known import known_positives, mask_log_weights
+from mmcontrast.negatives.settings import RuleSettings
+from mmcontrast.negatives.signals import TIE, Rankings, tile_signals
+from mmcontrast.negatives.words import WordStatistics, overlap
+
+BLOCK = 1024
+"""Anchors at a time where something of all their candidates is needed."""
+DIAGNOSED = 512
+"""Anchors that diagnostics are taken of, where there are more."""
+View = Literal["image", "text"]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Log-weights and targets of both views, each None where nothing changes.
+
+    All (r, c) with pictures in rows, and one tensor for both views where they agree.
+
+    Attributes:
+        log_weights: of each caption as a negative of each picture.
+        text_log_weights: of each picture as a negative of each caption.
+        positives: captions that are further targets of a picture, bool or as weights.
+        text_positives: pictures that are further targets of a caption.
+    """
+
+    log_weights: Tensor | None = None
+    text_log_weights: Tensor | None = None
+    positives: Tensor | None = None
+    text_positives: Tensor | None = None
+
+
+class PairWeights:
+    """The rules applied to one batch.
+
+    Args:
+        settings: which rules, and their numbers.
+        batch: all pairs.
+        strength: of what begins in mid-training, 0 to 1.
+        calibrator: asked where it is given; for quantile without a share of its own, its prior is.
+        words: for the rules that compare captions.
+        clusters: for the sampling correction.
+    """
+
+    def __init__(
+        self,
+        settings: RuleSettings,
+        batch: GlobalBatch,
+        *,
+        strength: float,
+        calibrator: Calibrator | None = None,
+        words: WordStatistics | None = None,
+        clusters: Clusters | None = None,
+    ) -> None:
+        self.settings, self.batch, self.strength = settings, batch, strength
+        self._calibrator, self._words, self._clusters = calibrator, words, clusters
+        names = set(settings.rules)
+        self._asks = "calibrated" in names and strength > 0 and calibrator is not None and calibrator.ready
+        self._cuts = strength > 0 and bool({"margin", "quantile"} & names)
+        self._corrects = bool(settings.correction) and clusters is not None and bool(len(clusters.sizes))
+        self._knows = bool({"duplicates", "oracle"} & names)
+
+    @property
+    def changes(self) -> bool:
+        """Whether any pair counts otherwise than in the plain loss."""
+        names = set(self.settings.rules)
+        return bool({"text_similarity", "hardness"} & names) or any(
+            (self._asks, self._cuts, self._corrects, self._knows)
+        )
+
+    def tile(self, rows: slice | Tensor, columns: slice | Tensor, cosines: Tensor | None = None) -> Weights:
+        """What the pictures `rows` and the captions `columns` of the batch count, (r, c).
+
+        Args:
+            rows, columns: ranges or numbers (r,), (c,).
+            cosines: (r, c) of pictures and captions, where they are at hand.
+        """
+        if not self.changes:
+            return Weights()
+        if cosines is None:
+            cosines = self.batch.image[rows] @ self.batch.text[columns].T
+        probability = self._probability(rows, columns, cosines)
+        known = self._known(rows, columns)
+        image, text = self._log_weights(rows, columns, cosines, probability, known)
+        if "hardness" in self.settings.rules:
+            image, text = self._harden(rows, columns, cosines, image, text)
+        targets = known if self.settings.known_positives == "positives" else None
+        if probability is None or self.settings.soft_positives is None:
+            return Weights(image, text, targets, targets)
+        return Weights(image, text, *(self._soften(p, targets) for p in probability))
+
+    def dense(self) -> Weights:
+        """Of all pairs at once, but the captions' view with captions in rows."""
+        found = self.tile(slice(0, len(self.batch)), slice(0, len(self.batch)))
+        text = (None if x is None else x.T for x in (found.text_log_weights, found.text_positives))
+        log_weights, positives = text
+        return Weights(found.log_weights, log_weights, found.positives, positives)
+
+    # The rules
+
+    def _known(self, rows: slice | Tensor, columns: slice | Tensor) -> Tensor | None:
+        """(r, c) pairs that duplicates or the oracle finds, own ones among them; the same in both views."""
+        if not self._knows:
+            return None
+        keys, names = self.batch.keys, self.settings.rules
+        known = self._own(rows, columns)
+        if "duplicates" in names:
+            known = known_positives(keys.take(rows), keys.take(columns))
+        return known | self.batch.truth(self.settings.oracle, rows, columns) if "oracle" in names else known
+
+    def _probability(
+        self, rows: slice | Tensor, columns: slice | Tensor, cosines: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """(r, c) of both views, or None where the calibrator has no say (yet)."""
+        if not self._asks:
+            return None
+        assert self._calibrator is not None
+        signals = tile_signals(
+            self.batch.image,
+            self.batch.text,
+            overlap(self._vectors[rows], self._vectors[columns]),
+            (rows, columns),
+            cosines,
+            self._rankings,
+        )
+        image, text = (self._calibrator.probability(s) for s in signals)
+        return image, text.T
+
+    def _log_weights(
+        self,
+        rows: slice | Tensor,
+        columns: slice | Tensor,
+        cosines: Tensor,
+        probability: tuple[Tensor, Tensor] | None,
+        known: Tensor | None,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The sum of the rules' log-weights in both views, None where there is none."""
+        settings = self.settings
+        parts: list[tuple[Tensor, Tensor]] = []
+        if "text_similarity" in settings.rules:
+            words = overlap(self._vectors[rows], self._vectors[columns])
+            weights = rules.text_similarity_log_weights(words, settings.floor)
+            parts.append((weights, weights))
+        if probability is not None:
+            image, text = (rules.attenuation(p, settings.floor, self.strength) for p in probability)
+            parts.append((image, text))
+        if self._cuts:
+            parts += self._cut(rows, columns, cosines)
+        if self._corrects:
+            parts.append(self._correct(rows, columns))
+        if known is not None and settings.known_positives == "mask":
+            mask = mask_log_weights(known)
+            parts.append((mask, mask))
+        if not parts:
+            return None, None
+        image = _sum([part[0] for part in parts])
+        agree = all(part[0] is part[1] for part in parts)
+        return image, image if agree else _sum([part[1] for part in parts])
+
+    def _cut(self, rows: slice | Tensor, columns: slice | Tensor, cosines: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """margin and quantile, which take the closest candidates out."""
+        settings, names = self.settings, self.settings.rules
+        parts: list[tuple[Tensor, Tensor]] = []
+        if "margin" in names:
+            limit = (self.batch.image * self.batch.text).sum(dim=1)
+            image, text = (
+                rules.margin_log_weights(c, true, settings.margin, settings.relative_margin)
+                for c, true in ((cosines, limit[rows]), (cosines.T, limit[columns]))
+            )
+            parts.append((image, text.T))
+        if "quantile" in names and self._closest:
+            similarity = cosines + self.batch.text[rows] @ self.batch.text[columns].T
+            own = self._own(rows, columns)
+            thresholds = self._thresholds
+            image = similarity >= thresholds["image"][rows][:, None] - TIE
+            text = similarity >= thresholds["text"][columns][None] - TIE
+            parts.append((mask_log_weights(image & ~own), mask_log_weights(text & ~own)))
+        return parts
+
+    def _correct(self, rows: slice | Tensor, columns: slice | Tensor) -> tuple[Tensor, Tensor]:
+        ids, strata = self._strata
+        near = (ids[rows][:, None] == ids[columns]) & (ids[rows] >= 0)[:, None]
+        own = self._own(rows, columns)
+        image = torch.where(near, strata[0][rows][:, None], strata[1][rows][:, None]).masked_fill(own, 0.0)
+        text = torch.where(near, strata[0][columns][None], strata[1][columns][None]).masked_fill(own, 0.0)
+        return image, text
+
+    def _harden(
+        self, rows: slice | Tensor, columns: slice | Tensor, cosines: Tensor, image: Tensor | None, text: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        tilted = self.settings.beta * self.batch.scale * cosines
+        means = self._means
+        own = self._own(rows, columns)
+        hard = (
+            (tilted - means["image"][rows][:, None]).masked_fill(own, 0.0),
+            (tilted - means["text"][columns][None]).masked_fill(own, 0.0),
+        )
+        first, second = (h if w is None else w + h for w, h in zip((image, text), hard, strict=True))
+        return first, second
+
+    def _soften(self, probability: Tensor, known: Tensor | None) -> Tensor:
+        """Targets: 1 for known positives, p for pairs over the threshold, 0 for the rest."""
+        assert self.settings.soft_positives is not None
+        assert self._calibrator is not None
+        soft = probability.where(probability >= max(self.settings.soft_positives, self._calibrator.typical), 0.0)
+        return soft if known is None else soft.masked_fill(known, 1.0)
+
+    # What is known of each anchor before any tile is asked for
+
+    @cached_property
+    def _vectors(self) -> Tensor:
+        assert self._words is not None
+        return self._words.vectors(self.batch.input_ids, self.batch.attention_mask)
+
+    @cached_property
+    def _rankings(self) -> Rankings:
+        assert self._calibrator is not None
+        return Rankings.of(self.batch.image, self.batch.text, linked=self._calibrator.linked)
+
+    @cached_property
+    def _closest(self) -> int:
+        """How many of its candidates quantile takes from each anchor."""
+        share = self.settings.quantile
+        if share is None:
+            share = 0.0 if self._calibrator is None else self._calibrator.prior
+        return round(share * (len(self.batch) - 1))
+
+    @cached_property
+    def _thresholds(self) -> dict[View, Tensor]:
+        """Similarity of the last of these, of each anchor (n,)."""
+        image, text = self.batch.image, self.batch.text
+        found: dict[View, list[Tensor]] = {"image": [], "text": []}
+        for rows in self._blocks():
+            same, own = text[rows] @ text.T, self._own(rows, slice(0, len(self.batch)))
+            crosses: tuple[tuple[View, Tensor], ...] = (
+                ("image", image[rows] @ text.T),
+                ("text", text[rows] @ image.T),
+            )
+            for view, cross in crosses:
+                found[view].append(rules.closest_threshold(cross + same, self._closest, own))
+        return {view: torch.cat(parts) for view, parts in found.items()}
+
+    @cached_property
+    def _strata(self) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """(n,) cluster of each pair, and its log-weights of candidates from its own cluster and of all others."""
+        assert self._clusters is not None
+        ids = self._clusters.ids_of(self.batch.keys.index).long()
+        sizes = self._clusters.sizes.to(ids.device)
+        share = (sizes[ids.clamp(min=0)] - 1).clamp(min=0) / max(int(self._clusters.sizes.sum()) - 1, 1)
+        counts = torch.bincount(ids.clamp(min=0), weights=(ids >= 0).float(), minlength=len(sizes))
+        near = counts[ids.clamp(min=0)] - 1
+        weights = rules.stratum_log_weights(near, len(ids) - 1 - near, share.float(), self.settings.correction)
+        unknown = ids < 0
+        return ids, (weights[0].masked_fill(unknown, 0.0), weights[1].masked_fill(unknown, 0.0))
+
+    @cached_property
+    def _means(self) -> dict[View, Tensor]:
+        """(n,) log of the mean of e^(beta logit) over the negatives of each anchor."""
+        count, like, everyone = len(self.batch), self.batch.image, slice(0, len(self.batch))
+        rows_sum, rows_count = like.new_empty(count), like.new_empty(count)
+        columns_sum, columns_count = like.new_full((count,), -torch.inf), like.new_zeros(count)
+        for rows in self._blocks():
+            cosines = self.batch.image[rows] @ self.batch.text.T
+            # Only who is out matters, and the calibrator's floor leaves everyone in.
+            weights = self._log_weights(rows, everyone, cosines, None, self._known(rows, everyone))
+            tilted = self.settings.beta * self.batch.scale * cosines
+            tilted = tilted.masked_fill(self._own(rows, everyone), -torch.inf)
+            image, text = (tilted if w is None else tilted.masked_fill(w == -torch.inf, -torch.inf) for w in weights)
+            rows_sum[rows], rows_count[rows] = rules.sum_tilted(image, dim=1)
+            total, number = rules.sum_tilted(text, dim=0)
+            columns_sum, columns_count = torch.logaddexp(columns_sum, total), columns_count + number
+        return {
+            "image": rules.log_mean(rows_sum, rows_count),
+            "text": rules.log_mean(columns_sum, columns_count),
+        }
+
+    def _blocks(self) -> Iterator[slice]:
+        for start in range(0, len(self.batch), BLOCK):
+            yield slice(start, min(start + BLOCK, len(self.batch)))
+
+    def _own(self, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:
+        return self._number(rows)[:, None] == self._number(columns)
+
+    def _number(self, which: slice | Tensor) -> Tensor:
+        """Numbers of rows or columns."""
+        if isinstance(which, Tensor):
+            return which
+        return torch.arange(which.start, which.stop, device=self.batch.image.device)
+
+    # What is logged
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """Scalars of this rank's pictures, or of some of them, and all captions."""
+        if not self.changes:
+            return {}
+        rows = self.batch.local_rows()
+        rows = rows[:: -(-len(rows) // DIAGNOSED)]
+        everyone = slice(0, len(self.batch))
+        cosines = self.batch.image[rows] @ self.batch.text.T
+        own = self._own(rows, everyone)
+        known, probability = self._known(rows, everyone), self._probability(rows, everyone, cosines)
+        found: dict[str, Tensor] = {}
+        if known is not None:
+            found["known_positive_share"] = (known.sum() - len(rows)) / max(len(rows) * (len(self.batch) - 1), 1)
+        log_weights = self.tile(rows, everyone, cosines).log_weights
+        if log_weights is None:
+            return found
+        asked = ~own if known is None else ~own & ~known
+        found["effective_negatives"] = rules.effective_negatives(log_weights, ~asked).mean()
+        found["mean_log_weight"] = log_weights[asked].clamp(min=-20).mean()
+        if probability is not None:
+            p = probability[0][asked]
+            found["floor_share"] = (1 - p <= self.settings.floor).float().mean()
+            found["false_negative_share"] = p.mean()
+        return found
+
+
+def _sum(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0)
