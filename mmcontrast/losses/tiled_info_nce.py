@@ -12,21 +12,18 @@ memory that of Inf-CLIP (Cheng et al. 2024).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mmcontrast.losses.tiles import AllReduce, Tiles, blocks, not_weighted, targets_of, tile_size
+from mmcontrast.losses.tile_pass import Few, Sums, TilePass, TileSettings
+from mmcontrast.losses.tiles import AllReduce, Tiles, tile_size
 
 HEADROOM = 60.0
 """Unit vectors bound the logits by the scale, so e^logit needs no running maximum, only a common shift to this bound:
 float32 holds e^88, and sums and log-weights need some room."""
-LEAST = 1e-30
-"""Sums under this have lost digits; then everything is done again with running maxima."""
 
 
 def tiled_info_nce(
@@ -61,161 +58,24 @@ def tiled_info_nce(
         gathered with gradients and parameters averaged, each rank's `backward` must be of the same multiple of it.
     """
     scale = torch.as_tensor(logit_scale, dtype=image_features.dtype, device=image_features.device)
-    settings = _Settings(tiles, offset, tile_size(image_features.device, size), keep, safe, all_reduce)
+    settings = TileSettings(tiles, offset, tile_size(image_features.device, size), keep, safe, all_reduce)
     loss: Tensor = _TiledInfoNCE.apply(image_features, all_text_features, scale, settings)
     return loss
 
 
-@dataclass(frozen=True)
-class _Settings:
-    tiles: Tiles | None
-    offset: int
-    size: int
-    keep: bool
-    safe: bool
-    all_reduce: AllReduce | None
-
-
-@dataclass
-class _Sums:
-    """What is known of all rows (b,) or columns (n,): sum of e^(logit - shift), and of targets and their logits."""
-
-    total: Tensor
-    shift: Tensor
-    targets: Tensor | None = None
-    wanted: Tensor | None = None
-
-    @classmethod
-    def zeros(cls, count: int, like: Tensor, shift: Tensor) -> _Sums:
-        return cls(like.new_zeros(count), shift)
-
-    def aim(self, part: slice, targets: Tensor, logits: Tensor, dim: int) -> None:
-        """Add the targets of a tile."""
-        if self.targets is None or self.wanted is None:
-            self.targets, self.wanted = torch.zeros_like(self.total), torch.zeros_like(self.total)
-        self.targets[part] += targets.sum(dim)
-        self.wanted[part] += (targets * logits).sum(dim)
-
-    def raise_to(self, part: slice, logits: Tensor, dim: int) -> Tensor:
-        """Lift the shift of a part to the maximum of a tile, and return e^(logit - shift)."""
-        top = torch.maximum(self.shift[part], logits.amax(dim))
-        self.total[part] *= (self.shift[part] - top).exp()
-        self.shift[part] = top
-        return (logits - top.unsqueeze(dim)).exp_()
-
-    def reduce(self, all_reduce: AllReduce, *, aims: bool) -> None:
-        """Complete sums with running maxima over the ranks; `aims`: whether any rank may have targets."""
-        top = all_reduce(self.shift.clone(), "max")
-        self.total *= (self.shift - top).exp()
-        self.shift = top
-        if not aims:
-            self.total = all_reduce(self.total, "sum")
-            return
-        nothing = torch.zeros_like(self.total)
-        parts = self.total, self.targets, self.wanted
-        summed = all_reduce(torch.stack([nothing if part is None else part for part in parts]), "sum")
-        self.total, self.targets, self.wanted = summed
-
-    @property
-    def sound(self) -> bool:
-        """Whether nothing over- or underflowed."""
-        return bool((self.total.isfinite() & (self.total > LEAST)).all())
-
-    def losses(self, part: slice, own: Tensor) -> Tensor:
-        """Cross-entropy of the rows or columns `part` whose own logits are `own`."""
-        logsumexp = self.shift.expand_as(self.total)[part] + self.total[part].log()
-        if self.targets is None or self.wanted is None:
-            return logsumexp - own
-        return logsumexp - (own + self.wanted[part]) / (1 + self.targets[part])
-
-    def share(self, part: slice) -> Tensor | float:
-        """Of one target among all of its row or column."""
-        return 1.0 if self.targets is None else 1 / (1 + self.targets[part])
-
-
-@dataclass
-class _Tile:
-    rows: slice
-    columns: slice
-    logits: Tensor
-    image: Tensor
-    text: Tensor
-    """Weighted logits of the two views; one tensor where they agree."""
-    image_targets: Tensor | None
-    text_targets: Tensor | None
-
-
-@dataclass
-class _Pass:
-    """All tiles of a batch, made one after the other in the same two pieces of memory."""
-
-    image: Tensor
-    text: Tensor
-    scale: Tensor
-    settings: _Settings
-    buffers: dict[str, Tensor] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, image: Tensor, text: Tensor, scale: Tensor, settings: _Settings) -> _Pass:
-        """In float32 at least."""
-        wide = torch.promote_types(image.dtype, torch.float32)
-        return cls(image.to(wide), text.to(wide), scale.to(wide), settings)
-
-    @property
-    def own(self) -> slice:
-        """The captions of this rank's pictures."""
-        return slice(self.settings.offset, self.settings.offset + len(self.image))
-
-    def places(self) -> Iterator[tuple[slice, slice]]:
-        """Rows and columns of all tiles."""
-        for i in blocks(len(self.image), self.settings.size):
-            for j in blocks(len(self.text), self.settings.size):
-                yield i, j
-
-    def buffer(self, name: str, rows: int, columns: int) -> Tensor:
-        if name not in self.buffers:
-            size = self.settings.size
-            self.buffers[name] = self.image.new_empty(size * size)
-        return self.buffers[name][: rows * columns].view(rows, columns)
-
-    def tile(self, i: slice, j: slice, out: Tensor | None = None) -> _Tile:
-        """One tile; without weights of its own it may be overwritten."""
-        settings = self.settings
-        rows = slice(i.start + settings.offset, i.stop + settings.offset)
-        logits = self.buffer("logits", i.stop - i.start, j.stop - j.start) if out is None else out
-        torch.mm(self.image[i], self.text[j].T, out=logits)
-        if settings.tiles is None:
-            logits.mul_(self.scale)
-            return _Tile(i, j, logits, logits, logits, None, None)
-        found = settings.tiles(rows, j, logits)
-        logits.mul_(self.scale)
-        own = rows, j
-        image = text = logits
-        if found.log_weights is not None:
-            image = text = not_weighted(logits + found.log_weights, logits, found.positives, own)
-        if found.text_log_weights is not found.log_weights or found.text_positives is not found.positives:
-            text = logits
-            if found.text_log_weights is not None:
-                text = not_weighted(logits + found.text_log_weights, logits, found.text_positives, own)
-        image_targets = None if found.positives is None else targets_of(found.positives, logits, own)
-        text_targets = image_targets
-        if found.text_positives is not found.positives:
-            text_targets = None if found.text_positives is None else targets_of(found.text_positives, logits, own)
-        return _Tile(i, j, logits, image, text, image_targets, text_targets)
-
-
-def _sums(through: _Pass, safe: bool, kept: list[Tensor] | None) -> tuple[_Sums, _Sums]:
-    """Sums of all rows and columns; plain tiles are put into `kept` as e^(logit - shift)."""
+def _sums(through: TilePass, safe: bool, kept: list[Tensor | None] | None, few: list[Few | None]) -> tuple[Sums, Sums]:
+    """Sums of all rows and columns; bare tiles go into `kept` as e^(logit - shift), their few into `few`."""
     image, text = through.image, through.text
     if safe:
         lowest = torch.finfo(image.dtype).min
-        rows, columns = (_Sums.zeros(len(x), image, x.new_full((len(x),), lowest)) for x in (image, text))
+        rows, columns = (Sums.zeros(len(x), image, x.new_full((len(x),), lowest)) for x in (image, text))
     else:
         shift = (through.scale - HEADROOM).clamp(min=0.0)
-        rows, columns = (_Sums.zeros(len(x), image, shift) for x in (image, text))
+        rows, columns = (Sums.zeros(len(x), image, shift) for x in (image, text))
     for i, j in through.places():
         out = None if kept is None else image.new_empty(i.stop - i.start, j.stop - j.start)
-        tile = through.tile(i, j, out)
+        tile = through.tile(i, j, out, safe=safe)
+        few.append(tile.few)
         if tile.image_targets is not None:
             rows.aim(i, tile.image_targets, tile.logits, 1)
         if tile.text_targets is not None:
@@ -223,13 +83,15 @@ def _sums(through: _Pass, safe: bool, kept: list[Tensor] | None) -> tuple[_Sums,
         if safe:
             rows.total[i] += rows.raise_to(i, tile.image, 1).sum(1)
             columns.total[j] += columns.raise_to(j, tile.text, 0).sum(0)
-            continue
-        of_rows = _exp(tile.image, rows.shift)
-        rows.total[i] += of_rows.sum(1)
-        of_columns = of_rows if tile.text is tile.image else _exp(tile.text, columns.shift)
-        columns.total[j] += of_columns.sum(0)
+        elif tile.few is not None:
+            _add_few(tile.few, tile.logits, rows, columns, (i, j))
+        else:
+            of_rows = _exp(tile.image, rows.shift)
+            rows.total[i] += of_rows.sum(1)
+            of_columns = of_rows if tile.text is tile.image else _exp(tile.text, columns.shift)
+            columns.total[j] += of_columns.sum(0)
         if kept is not None:
-            kept.append(of_rows)
+            kept.append(tile.logits if tile.plain else None)
     return rows, columns
 
 
@@ -238,22 +100,42 @@ def _exp(logits: Tensor, shift: Tensor) -> Tensor:
     return logits.sub_(shift).exp_()
 
 
+def _add_few(few: Few, logits: Tensor, rows: Sums, columns: Sums, place: tuple[slice, slice]) -> None:
+    """Add a tile with a few weighted pairs; `logits` become e^(logit - shift), bare."""
+    (i, j), (where, row, column) = place, few.places(logits)
+    flat = logits.view(-1)
+    if few.image_targets is not None:
+        rows.aim_few(i.start, row, few.image_targets, flat[where])
+    if few.text_targets is not None:
+        columns.aim_few(j.start, column, few.text_targets, flat[where])
+    _exp(logits, rows.shift)
+    bare = flat[where]
+    # Putting weighted terms in place and summing anew loses no digits, as taking the bare ones away again would.
+    flat.index_copy_(0, where, bare * few.image)
+    rows.total[i] += logits.sum(1)
+    if few.text is not few.image:
+        flat.index_copy_(0, where, bare * few.text)
+    columns.total[j] += logits.sum(0)
+    flat.index_copy_(0, where, bare)
+
+
 class _TiledInfoNCE(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, image: Tensor, text: Tensor, scale: Tensor, settings: _Settings) -> Tensor:
-        through = _Pass.of(image, text, scale, settings)
+    def forward(ctx: Any, image: Tensor, text: Tensor, scale: Tensor, settings: TileSettings) -> Tensor:
+        through = TilePass.of(image, text, scale, settings)
         # Asking whether the quick way went well makes a GPU wait, and several ranks would have to agree.
         safe = settings.safe or image.device.type != "cpu" or settings.all_reduce is not None
-        kept: list[Tensor] | None = [] if settings.keep and settings.tiles is None and not safe else None
-        rows, columns = _sums(through, safe, kept)
+        kept: list[Tensor | None] | None = [] if settings.keep and not safe else None
+        few: list[Few | None] = []
+        rows, columns = _sums(through, safe, kept, few)
         if not safe and not (rows.sound and columns.sound):
-            safe, kept = True, None
-            rows, columns = _sums(through, safe, kept)
+            safe, kept, few = True, None, []
+            rows, columns = _sums(through, safe, kept, few)
         if settings.all_reduce is not None:
             columns.reduce(settings.all_reduce, aims=settings.tiles is not None)
         own = through.own
         true = (through.image * through.text[own]).sum(1) * through.scale
-        ctx.settings, ctx.rows, ctx.columns, ctx.safe = settings, rows, columns, safe
+        ctx.settings, ctx.rows, ctx.columns, ctx.safe, ctx.few = settings, rows, columns, safe, few
         ctx.save_for_backward(image, text, scale, *(kept or []))
         both = rows.losses(slice(None), true) + columns.losses(own, true)
         return both.mean().div(2)
@@ -262,15 +144,20 @@ class _TiledInfoNCE(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         image, text, scale, *kept = ctx.saved_tensors
-        through, rows, columns = _Pass.of(image, text, scale, ctx.settings), ctx.rows, ctx.columns
+        through, rows, columns = TilePass.of(image, text, scale, ctx.settings), ctx.rows, ctx.columns
         weight = upstream.to(through.image.dtype) / (2 * len(image))  # of one row or column in the loss
         wanted = (weight * (rows.share(slice(None)) + columns.share(through.own))).expand(len(image)).unsqueeze(1)
         image_grad = -wanted * through.text[through.own]
         text_grad = torch.zeros_like(through.text)
         text_grad[through.own] = -wanted * through.image
         for number, (i, j) in enumerate(through.places()):
-            if kept:
-                slope = _spread(kept[number], through, rows, columns, (i, j), weight)
+            few, terms = ctx.few[number], kept[number] if kept else None
+            if terms is not None or few is not None:
+                if terms is None:
+                    terms = _exp(through.bare(i, j).mul_(through.scale), rows.shift)
+                slope = _spread(terms, through, rows, columns, (i, j), weight)
+                if few is not None:
+                    _correct_few(few, slope, terms, rows, columns, (i, j), weight)
             else:
                 slope = _slope(through, rows, columns, (i, j), weight, ctx.safe)
             image_grad[i].addmm_(slope, through.text[j])
@@ -285,7 +172,7 @@ class _TiledInfoNCE(torch.autograd.Function):
 
 
 def _spread(
-    exponentials: Tensor, through: _Pass, rows: _Sums, columns: _Sums, place: tuple[slice, slice], weight: Tensor
+    exponentials: Tensor, through: TilePass, rows: Sums, columns: Sums, place: tuple[slice, slice], weight: Tensor
 ) -> Tensor:
     """e^(logit - shift) to the gradient by the logits: where both views agree, one product makes both."""
     factor = through.buffer("factor", *exponentials.shape)
@@ -293,12 +180,26 @@ def _spread(
     return factor.mul_(exponentials)
 
 
+def _correct_few(
+    few: Few, slope: Tensor, terms: Tensor, rows: Sums, columns: Sums, place: tuple[slice, slice], weight: Tensor
+) -> None:
+    """Put the gradient of the weighted pairs in place of what it were for bare ones."""
+    (i, j), (where, row, column) = place, few.places(terms)
+    bare = terms.view(-1)[where]
+    right = bare * few.image * (weight / rows.total[i])[row] + bare * few.text * (weight / columns.total[j])[column]
+    if few.image_targets is not None:
+        right -= few.image_targets * (weight * rows.share(i)).expand(i.stop - i.start)[row]
+    if few.text_targets is not None:
+        right -= few.text_targets * (weight * columns.share(j)).expand(j.stop - j.start)[column]
+    slope.view(-1).index_copy_(0, where, right)
+
+
 def _slope(
-    through: _Pass, rows: _Sums, columns: _Sums, place: tuple[slice, slice], weight: Tensor, safe: bool
+    through: TilePass, rows: Sums, columns: Sums, place: tuple[slice, slice], weight: Tensor, safe: bool
 ) -> Tensor:
     """Gradient of the loss by the logits of a tile, apart from that of each row's own pair as a target."""
     i, j = place
-    tile = through.tile(i, j)
+    tile = through.tile(i, j, safe=safe)
     if safe:
         of_rows = (tile.image - (rows.shift[i] + rows.total[i].log())[:, None]).exp_()
         of_columns = (tile.text - (columns.shift[j] + columns.total[j].log())[None]).exp_()

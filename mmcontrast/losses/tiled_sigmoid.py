@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from mmcontrast.losses.tiles import Tiles, blocks, not_weighted, own_pairs, targets_of, tile_size
+from mmcontrast.losses.tiles import Tiles, blocks, not_weighted, own_pairs, spread_out, targets_of, tile_size
 
 
 def tiled_sigmoid_loss(
@@ -95,6 +95,7 @@ def _tile(
     """Summed loss of a tile, and its gradient by the logits; softplus(a) - t a has the target t."""
     found = None if tiles is None else tiles(*place, cosines)
     logits = cosines.mul_(scale).add_(bias)
+    found = None if found is None else spread_out(found, logits)
     targets = None if found is None or found.positives is None else targets_of(found.positives, logits, place)
     if found is not None and found.log_weights is not None:
         logits = not_weighted(logits + found.log_weights, logits, found.positives, place)

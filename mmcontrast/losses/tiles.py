@@ -17,7 +17,9 @@ AllReduce = Callable[[Tensor, Literal["sum", "max"]], Tensor]
 
 
 class Counts(Protocol):
-    """What the pairs of r pictures with c captions count; all (r, c), None where nothing changes.
+    """What the pairs of r pictures with c captions count; None where nothing changes.
+
+    All (r, c), or, where `where` is given, (k,): of the k pairs there, while all others count plainly.
 
     The pair of a row with its own column is none of a tile's business: it always is a positive, and never weighted.
 
@@ -26,8 +28,11 @@ class Counts(Protocol):
         text_log_weights: of each picture as a negative of each caption; the same tensor where both agree.
         positives: captions that are further targets of a picture, bool or weights from 0 to 1.
         text_positives: pictures that are further targets of a caption, likewise.
+        where: (k,) different places in the flattened tile, or None.
     """
 
+    @property
+    def where(self) -> Tensor | None: ...  # noqa: D102
     @property
     def log_weights(self) -> Tensor | None: ...  # noqa: D102
     @property
@@ -46,6 +51,7 @@ class PairTile:
     text_log_weights: Tensor | None = None
     positives: Tensor | None = None
     text_positives: Tensor | None = None
+    where: Tensor | None = None
 
 
 Tiles = Callable[[slice, slice, Tensor], Counts]
@@ -118,3 +124,24 @@ def targets_of(positives: Tensor, like: Tensor, own: tuple[slice, slice]) -> Ten
     if diagonal is not None:
         diagonal.zero_()
     return targets
+
+
+def spread_out(counts: Counts, like: Tensor) -> Counts:
+    """Counts of a few pairs as those of a whole tile."""
+    if counts.where is None:
+        return counts
+    place = counts.where.long()
+
+    def whole(values: Tensor | None) -> Tensor | None:
+        if values is None:
+            return None
+        return torch.zeros_like(like).view(-1).index_copy_(0, place, values.to(like.dtype)).view_as(like)
+
+    log_weights, positives = whole(counts.log_weights), whole(counts.positives)
+    agree = counts.text_log_weights is counts.log_weights, counts.text_positives is counts.positives
+    return PairTile(
+        log_weights,
+        log_weights if agree[0] else whole(counts.text_log_weights),
+        positives,
+        positives if agree[1] else whole(counts.text_positives),
+    )

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from mmcontrast import distributed
 from mmcontrast.negatives.known import MatchKeys, known_positives
+from mmcontrast.negatives.signals import LARGE
 from mmcontrast.types import NO_KEY, Features, PairBatch
+
+COMPACT = 128
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,19 @@ class GlobalBatch:
 
     def __len__(self) -> int:
         return len(self.image)
+
+    @cached_property
+    def compared(self) -> tuple[Tensor, Tensor]:
+        """(n, c) of pictures and captions, whose products are about those of `image` and `text`.
+
+        Signals of a large batch cost as much as its loss; there their products are taken in the `COMPACT` directions
+        that hold most of both (Eckart and Young 1936).
+        """
+        if len(self) < LARGE or self.image.shape[1] <= COMPACT:
+            return self.image, self.text
+        moment = self.image.T @ self.image + self.text.T @ self.text
+        basis = torch.linalg.eigh(moment).eigenvectors[:, -COMPACT:]
+        return self.image @ basis, self.text @ basis
 
     def own(self, rows: Tensor) -> Tensor:
         """(r, n) bool: each of the rows' own column."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from mmcontrast.negatives.batch import GlobalBatch, Siblings
 from mmcontrast.negatives.calibrator import Calibrator
 from mmcontrast.negatives.known import MatchKeys, known_positives, share_a_caption
-from mmcontrast.negatives.signals import LINKED_SIGNALS, SIGNALS, pair_signals, without_own
+from mmcontrast.negatives.signals import LINKED_SIGNALS, SIGNALS, Compared, pair_signals, without_own
 from mmcontrast.negatives.words import WordStatistics, overlap
 
 LINKED = 0.002
@@ -59,14 +59,20 @@ def anchor_signals(
     """
     vectors = words.vectors(batch.input_ids, batch.attention_mask)
     alike = overlap(vectors[rows], vectors)
-    image, text = batch.image[rows], batch.text[rows]
-    pairs = [(image, batch.text), (text, batch.text), (text, batch.image)]
-    to_text, of_text, to_image = ((cosines := x @ y.T, without_own(cosines, rows)) for x, y in pairs)  # r n
+    pictures, captions = batch.compared
+
+    def compare(anchors: Tensor, candidates: Tensor) -> Compared:
+        cosines = anchors[rows] @ candidates.T  # r n
+        return cosines, without_own(cosines, rows)
+
+    to_text, to_image = compare(batch.image, batch.text), compare(batch.text, batch.image)
+    of_text = compare(captions, captions)
     from_image, from_text = [to_text, of_text], [to_image, of_text]
     if linked:
-        cosines = image @ batch.image.T
-        of_image = cosines, without_own(cosines, rows)
-        from_image, from_text = [*from_image, to_image, of_image], [*from_text, to_text, of_image]
+        of_image = compare(pictures, pictures)
+        back_to_image = captions[rows] @ pictures.T, to_image[1]
+        back_to_text = pictures[rows] @ captions.T, to_text[1]
+        from_image, from_text = [*from_image, back_to_image, of_image], [*from_text, back_to_text, of_image]
     return pair_signals(from_image, alike), pair_signals(from_text, alike)
 
 

@@ -50,6 +50,37 @@ def known_positives(images: MatchKeys, texts: MatchKeys) -> Tensor:
     return known
 
 
+def known_pairs(images: MatchKeys, texts: MatchKeys, most: int) -> Tensor | None:
+    """The pairs (2, k) of `known_positives`, sorted, in O(n log n + k); None where they are more than about `most`.
+
+    Where few of n x m pairs match, sorting keys is much cheaper than comparing all with all.
+    """
+    found = [_equal(images.index, texts.index, most), _equal(images.group_key, texts.group_key, most, none=NO_KEY)]
+    found += [_equal(column, texts.caption_key, most) for column in images.caption_keys.T]
+    pairs = [part for part in found if part is not None]
+    if len(pairs) < len(found):
+        return None
+    rows, columns = torch.cat(pairs, dim=1)
+    flat = torch.unique(rows * len(texts.index) + columns)
+    return torch.stack([flat // len(texts.index), flat % len(texts.index)])
+
+
+def _equal(left: Tensor, right: Tensor, most: int, none: int | None = None) -> Tensor | None:
+    """(2, k) places of equal values of (n,) and (m,), or None where k > most; `none` equals nothing."""
+    left = left.contiguous()
+    values, order = right.sort()
+    first, last = torch.searchsorted(values, left), torch.searchsorted(values, left, right=True)
+    counts = last - first
+    if none is not None:
+        counts = counts.masked_fill(left == none, 0)
+    total = int(counts.sum())
+    if total > most:
+        return None
+    rows = torch.repeat_interleave(torch.arange(len(left), device=left.device), counts)
+    within = torch.arange(total, device=left.device) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    return torch.stack([rows, order[first[rows] + within]])
+
+
 def share_a_caption(images: MatchKeys, others: MatchKeys) -> Tensor:
     """(n, m) bool: pictures i and j have a caption in common, so that any caption of j very probably fits i too.
 

@@ -37,12 +37,14 @@ class Weights:
         text_log_weights: of each picture as a negative of each caption.
         positives: captions that are further targets of a picture, bool or as weights.
         text_positives: pictures that are further targets of a caption.
+        where: (k,) places in the flattened rectangle; then all others are (k,), and other pairs count plainly.
     """
 
     log_weights: Tensor | None = None
     text_log_weights: Tensor | None = None
     positives: Tensor | None = None
     text_positives: Tensor | None = None
+    where: Tensor | None = None
 
 
 class PairWeights:
@@ -68,20 +70,18 @@ class PairWeights:
         clusters: Clusters | None = None,
     ) -> None:
         self.settings, self.batch, self.strength = settings, batch, strength
-        self._calibrator, self._words, self._clusters = calibrator, words, clusters
+        self.calibrator, self._words, self._clusters = calibrator, words, clusters
         names = set(settings.rules)
-        self._asks = "calibrated" in names and strength > 0 and calibrator is not None and calibrator.ready
+        self.asks = "calibrated" in names and strength > 0 and calibrator is not None and calibrator.ready
         self._cuts = strength > 0 and bool({"margin", "quantile"} & names)
-        self._corrects = bool(settings.correction) and clusters is not None and bool(len(clusters.sizes))
-        self._knows = bool({"duplicates", "oracle"} & names)
+        self.corrects = bool(settings.correction) and clusters is not None and bool(len(clusters.sizes))
+        self.knows = bool({"duplicates", "oracle"} & names)
 
     @property
     def changes(self) -> bool:
         """Whether any pair counts otherwise than in the plain loss."""
         names = set(self.settings.rules)
-        return bool({"text_similarity", "hardness"} & names) or any(
-            (self._asks, self._cuts, self._corrects, self._knows)
-        )
+        return bool({"text_similarity", "hardness"} & names) or any((self.asks, self._cuts, self.corrects, self.knows))
 
     def tile(self, rows: slice | Tensor, columns: slice | Tensor, cosines: Tensor | None = None) -> Weights:
         """What the pictures `rows` and the captions `columns` of the batch count, (r, c).
@@ -102,7 +102,7 @@ class PairWeights:
         targets = known if self.settings.known_positives == "positives" else None
         if probability is None or self.settings.soft_positives is None:
             return Weights(image, text, targets, targets)
-        return Weights(image, text, *(self._soften(p, targets) for p in probability))
+        return Weights(image, text, *(self.soften(p, targets) for p in probability))
 
     def dense(self) -> Weights:
         """Of all pairs at once, but the captions' view with captions in rows."""
@@ -115,7 +115,7 @@ class PairWeights:
 
     def _known(self, rows: slice | Tensor, columns: slice | Tensor) -> Tensor | None:
         """(r, c) pairs that duplicates or the oracle finds, own ones among them; the same in both views."""
-        if not self._knows:
+        if not self.knows:
             return None
         keys, names = self.batch.keys, self.settings.rules
         known = self._own(rows, columns)
@@ -127,18 +127,17 @@ class PairWeights:
         self, rows: slice | Tensor, columns: slice | Tensor, cosines: Tensor
     ) -> tuple[Tensor, Tensor] | None:
         """(r, c) of both views, or None where the calibrator has no say (yet)."""
-        if not self._asks:
+        if not self.asks:
             return None
-        assert self._calibrator is not None
+        assert self.calibrator is not None
         signals = tile_signals(
-            self.batch.image,
-            self.batch.text,
-            overlap(self._vectors[rows], self._vectors[columns]),
+            self.batch.compared,
+            overlap(self.vectors[rows], self.vectors[columns]),
             (rows, columns),
             cosines,
-            self._rankings,
+            self.rankings,
         )
-        image, text = (self._calibrator.probability(s) for s in signals)
+        image, text = (self.calibrator.probability(s) for s in signals)
         return image, text.T
 
     def _log_weights(
@@ -153,7 +152,7 @@ class PairWeights:
         settings = self.settings
         parts: list[tuple[Tensor, Tensor]] = []
         if "text_similarity" in settings.rules:
-            words = overlap(self._vectors[rows], self._vectors[columns])
+            words = overlap(self.vectors[rows], self.vectors[columns])
             weights = rules.text_similarity_log_weights(words, settings.floor)
             parts.append((weights, weights))
         if probability is not None:
@@ -161,7 +160,7 @@ class PairWeights:
             parts.append((image, text))
         if self._cuts:
             parts += self._cut(rows, columns, cosines)
-        if self._corrects:
+        if self.corrects:
             parts.append(self._correct(rows, columns))
         if known is not None and settings.known_positives == "mask":
             mask = mask_log_weights(known)
@@ -213,31 +212,33 @@ class PairWeights:
         first, second = (h if w is None else w + h for w, h in zip((image, text), hard, strict=True))
         return first, second
 
-    def _soften(self, probability: Tensor, known: Tensor | None) -> Tensor:
+    def soften(self, probability: Tensor, known: Tensor | None) -> Tensor:
         """Targets: 1 for known positives, p for pairs over the threshold, 0 for the rest."""
         assert self.settings.soft_positives is not None
-        assert self._calibrator is not None
-        soft = probability.where(probability >= max(self.settings.soft_positives, self._calibrator.typical), 0.0)
+        assert self.calibrator is not None
+        soft = probability.where(probability >= max(self.settings.soft_positives, self.calibrator.typical), 0.0)
         return soft if known is None else soft.masked_fill(known, 1.0)
 
     # What is known of each anchor before any tile is asked for
 
     @cached_property
-    def _vectors(self) -> Tensor:
+    def vectors(self) -> Tensor:
+        """(n, w) of the captions, for `overlap`."""
         assert self._words is not None
         return self._words.vectors(self.batch.input_ids, self.batch.attention_mask)
 
     @cached_property
-    def _rankings(self) -> Rankings:
-        assert self._calibrator is not None
-        return Rankings.of(self.batch.image, self.batch.text, linked=self._calibrator.linked)
+    def rankings(self) -> Rankings:
+        """What the calibrator's ranks are taken among."""
+        assert self.calibrator is not None
+        return Rankings.of(self.batch.image, self.batch.text, self.batch.compared, linked=self.calibrator.linked)
 
     @cached_property
     def _closest(self) -> int:
         """How many of its candidates quantile takes from each anchor."""
         share = self.settings.quantile
         if share is None:
-            share = 0.0 if self._calibrator is None else self._calibrator.prior
+            share = 0.0 if self.calibrator is None else self.calibrator.prior
         return round(share * (len(self.batch) - 1))
 
     @cached_property

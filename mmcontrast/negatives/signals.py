@@ -23,8 +23,10 @@ LINKED_SIGNALS = (
 
 
 TIE = 1e-6
-MOST_RANKED = 1024
-"""Pairs that an anchor's similarities are ranked among: all of the batch, or so many of it at equal distances."""
+LARGE = 1024
+"""Pairs of a batch from which on signals are made cheaply: see `MOST_RANKED`, and `GlobalBatch.compared`."""
+MOST_RANKED = 256
+"""Pairs at equal distances that an anchor's similarities are ranked among in a large batch; elsewhere all of it."""
 Compared = tuple[Tensor, Tensor]
 """(a, m) cosines of anchors and candidates, and (a, r) those of the same kind with r other pairs, ascending; -inf in
 the anchor's own place, so that a candidate among them and one beside them are ranked alike."""
@@ -66,9 +68,26 @@ def without_own(similarity: Tensor, own: Tensor) -> Tensor:
 
 def ranked_among(count: int, device: torch.device) -> Tensor:
     """(r,) columns of n that similarities are ranked among."""
-    if count <= MOST_RANKED:
+    return evenly(count, count if count < LARGE else MOST_RANKED, device)
+
+
+def evenly(count: int, most: int, device: torch.device) -> Tensor:
+    """`most` of the numbers under `count` at equal distances, or all."""
+    if count <= most:
         return torch.arange(count, device=device)
-    return torch.linspace(0, count - 1, MOST_RANKED, device=device, dtype=torch.float64).long()
+    return torch.linspace(0, count - 1, most, device=device, dtype=torch.float64).long()
+
+
+def upper_rank_at(values: Tensor, reference: Tensor, anchors: Tensor) -> Tensor:
+    """`upper_rank` (k,) of single values (k,) among the rows `anchors` (k,) of `reference` (n, r)."""
+    size, flat, start = reference.shape[1], reference.reshape(-1), anchors * reference.shape[1]
+    below = torch.zeros_like(anchors)  # how many are not above, bit by bit from the highest
+    for bit in reversed(range(size.bit_length())):
+        tried = below + (1 << bit)
+        fits = tried <= size
+        reached = flat[start + torch.where(fits, tried, 1) - 1] <= values + TIE
+        below = torch.where(fits & reached, tried, below)
+    return math.log(size) - (size - below + 1).clamp(max=size).to(values.dtype).log()
 
 
 @dataclass(frozen=True)
@@ -86,22 +105,25 @@ class Rankings:
     image_image: Tensor | None
 
     @classmethod
-    def of(cls, image: Tensor, text: Tensor, *, linked: bool) -> Rankings:
-        """Of features (n, d)."""
+    def of(cls, image: Tensor, text: Tensor, compared: tuple[Tensor, Tensor], *, linked: bool) -> Rankings:
+        """Of features (n, d), and of those (n, c) for all but the cosine of picture and caption."""
         others = ranked_among(len(image), image.device)
         own = torch.arange(len(image), device=image.device)[:, None] == others
 
         def ranked(anchors: Tensor, candidates: Tensor) -> Tensor:
             return (anchors @ candidates[others].T).masked_fill_(own, -torch.inf).sort(dim=1).values
 
+        pictures, captions = compared
         return cls(
-            ranked(image, text), ranked(text, image), ranked(text, text), ranked(image, image) if linked else None
+            ranked(image, text),
+            ranked(text, image),
+            ranked(captions, captions),
+            ranked(pictures, pictures) if linked else None,
         )
 
 
 def tile_signals(
-    image: Tensor,
-    text: Tensor,
+    compared: tuple[Tensor, Tensor],
     words: Tensor,
     place: tuple[slice | Tensor, slice | Tensor],
     cosines: Tensor,
@@ -112,13 +134,14 @@ def tile_signals(
     "Caption j describes picture i" is one event, looked at from both sides: the ranks are the anchor's own.
 
     Args:
-        image, text: (n, d) features.
+        compared: (n, c) of pictures and captions, for all but their own cosine.
         words: (r, c) overlap of captions.
         place: pictures r, and captions c.
         cosines: (r, c) of pictures and captions.
         rankings: of all n; `LINKED_SIGNALS` where it has those of pictures.
     """
     rows, columns = place
+    image, text = compared
     same = text[rows] @ text[columns].T
     from_image = [(cosines, rankings.image_text[rows]), (same, rankings.text_text[rows])]
     from_text = [(cosines.T, rankings.text_image[columns]), (same.T, rankings.text_text[columns])]
@@ -127,3 +150,25 @@ def tile_signals(
         from_image += [(back, rankings.text_image[rows]), (pictures, rankings.image_image[rows])]
         from_text += [(back.T, rankings.image_text[columns]), (pictures.T, rankings.image_image[columns])]
     return pair_signals(from_image, words), pair_signals(from_text, words.T)
+
+
+def pair_signals_at(
+    similarities: Sequence[Tensor], place: tuple[Tensor, Tensor], rankings: Rankings
+) -> tuple[Tensor, Tensor]:
+    """`tile_signals` of single pairs, (k, f) each.
+
+    Args:
+        similarities: (k,) each of picture and caption, the captions, [caption and picture, the pictures,] and words.
+        place: pictures and captions (k,) in the batch.
+        rankings: of the batch.
+    """
+    rows, columns = place
+    from_image, from_text = [rankings.image_text, rankings.text_text], [rankings.text_image, rankings.text_text]
+    if rankings.image_image is not None:
+        from_image += [rankings.text_image, rankings.image_image]
+        from_text += [rankings.image_text, rankings.image_image]
+    views = []
+    for anchors, references in ((rows, from_image), (columns, from_text)):
+        ranks = [upper_rank_at(x, reference, anchors) for x, reference in zip(similarities, references, strict=False)]
+        views.append(torch.stack([*similarities, *ranks], dim=-1))
+    return views[0], views[1]

@@ -8,9 +8,10 @@ from typing import Any, Literal
 from torch import Tensor
 
 from mmcontrast import distributed
-from mmcontrast.losses import sigmoid_loss, symmetric_info_nce, tiled_info_nce, tiled_sigmoid_loss
+from mmcontrast.losses import Tiles, sigmoid_loss, symmetric_info_nce, tiled_info_nce, tiled_sigmoid_loss
 from mmcontrast.negatives.batch import GlobalBatch, gather_batch
 from mmcontrast.negatives.clustering import Clusters
+from mmcontrast.negatives.few_weights import FewWeights
 from mmcontrast.negatives.pair_weights import PairWeights, Weights
 from mmcontrast.negatives.settings import RuleSettings
 from mmcontrast.negatives.weighting import Weighting
@@ -95,14 +96,24 @@ class ContrastiveObjective:
                 positives=dense.positives,
             )
         return symmetric_info_nce(
-            features.image, features.text, features.logit_scale, logit_bias=features.logit_bias, **vars(dense)
+            features.image,
+            features.text,
+            features.logit_scale,
+            logit_bias=features.logit_bias,
+            log_weights=dense.log_weights,
+            text_log_weights=dense.text_log_weights,
+            positives=dense.positives,
+            text_positives=dense.text_positives,
         )
 
     def _tiled(self, features: Features, weights: PairWeights | None) -> Tensor:
         """The same in tiles, of this rank's pictures and the captions of all ranks."""
         offset = distributed.rank() * len(features.image)
         all_text = distributed.all_gather_with_grad(features.text)
-        tiles = None if weights is None else weights.tile
+        tiles: Tiles | None = None
+        if weights is not None:
+            few = FewWeights.of(weights) if len(all_text) >= TILED_FROM else None
+            tiles = weights.tile if few is None else few.tile
         if self.loss == "sigmoid":
             assert features.logit_bias is not None
             return tiled_sigmoid_loss(

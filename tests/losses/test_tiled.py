@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmcontrast.losses import sigmoid_loss, symmetric_info_nce, tiled_info_nce, tiled_sigmoid_loss
-from mmcontrast.losses.tiles import PairTile, dense_tiles
+from mmcontrast.losses.tiles import PairTile, Tiles, dense_tiles
 
 ROWS, DIM = 23, 6
 
@@ -74,6 +74,70 @@ def test_info_nce_equals_the_whole_matrix(names: tuple[str, ...], safe: bool, ke
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
     for mine, theirs in zip(gradients(actual, *inputs, scale), gradients(expected, *inputs, scale), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-12)
+
+
+def few_of(dense: Tiles) -> Tiles:
+    """The same tiles, each as a list of its pairs that count otherwise than plainly, in no order."""
+
+    def tile(rows: slice, columns: slice, cosines: Tensor) -> PairTile:
+        found = dense(rows, columns, cosines)
+        named = torch.zeros_like(cosines, dtype=torch.bool)
+        for values in (found.log_weights, found.text_log_weights, found.positives, found.text_positives):
+            if values is not None:
+                named |= values != 0
+        where = named.flatten().nonzero().flatten().flip(0)
+
+        def pick(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values.flatten()[where]
+
+        weights, positives = pick(found.log_weights), pick(found.positives)
+        return PairTile(
+            weights,
+            weights if found.text_log_weights is found.log_weights else pick(found.text_log_weights),
+            positives,
+            positives if found.text_positives is found.positives else pick(found.text_positives),
+            where,
+        )
+
+    return tile
+
+
+@pytest.mark.parametrize("names", CASES[1:], ids=lambda names: "+".join(names))
+@pytest.mark.parametrize("safe", [False, True])
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_few_weighted_pairs_equal_the_whole_matrix(names: tuple[str, ...], safe: bool, keep: bool) -> None:
+    inputs = [unit(ROWS, 0).requires_grad_(), unit(ROWS, 1).requires_grad_()]
+    scale = torch.tensor(30.0, dtype=torch.float64, requires_grad=True)
+    thin = unit(ROWS, 12, dim=ROWS) > 0.2  # else nearly all pairs would be named
+    chosen: dict[str, Tensor] = {}
+    for name, matrix in matrices().items():
+        if name in names:
+            chosen[name] = matrix.where(thin, torch.zeros_like(matrix))
+    expected = whole(*inputs, scale, chosen)
+    actual = tiled_info_nce(*inputs, scale, tiles=few_of(dense_tiles(**chosen)), size=5, safe=safe, keep=keep)
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+    for mine, theirs in zip(gradients(actual, *inputs, scale), gradients(expected, *inputs, scale), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_a_few_pairs_of_the_sigmoid_loss() -> None:
+    image, text = unit(ROWS, 0), unit(ROWS, 1)
+    tiles = dense_tiles(matrices()["log_weights"], positives=matrices()["text_positives"])
+    torch.testing.assert_close(
+        tiled_sigmoid_loss(image, text, 12.0, -6.0, tiles=few_of(tiles), size=5),
+        tiled_sigmoid_loss(image, text, 12.0, -6.0, tiles=tiles, size=7),
+    )
+
+
+def test_masking_what_dominates_loses_no_digits() -> None:
+    """Taking e^50 out of a float32 sum again would leave noise of its last digit in place of the rest."""
+    image = unit(6, 13, torch.float32)
+    text = F.normalize(image.roll(1, 0) + 0.01 * unit(6, 14, torch.float32), dim=1)  # text i is nearest to image i - 1
+    weights = torch.zeros(6, 6)
+    weights[torch.arange(6), (torch.arange(6) + 1) % 6] = -torch.inf
+    expected = symmetric_info_nce(image.double(), text.double(), 60.0, log_weights=weights.double())
+    actual = tiled_info_nce(image, text, 60.0, tiles=few_of(dense_tiles(weights)), size=4)
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=0)
 
 
 def test_info_nce_gradients_in_float64() -> None:

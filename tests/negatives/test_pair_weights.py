@@ -8,6 +8,7 @@ import pytest
 import torch
 from making_batches import VOCABULARY, WIDTH, random_batch
 
+from mmcontrast.negatives import batch as batches
 from mmcontrast.negatives import pair_weights, signals, words
 from mmcontrast.negatives.batch import GlobalBatch, gather_batch
 from mmcontrast.negatives.clustering import Clusters
@@ -85,17 +86,20 @@ def test_views_that_agree_are_one_tensor() -> None:
 @pytest.mark.parametrize("linked", [False, True])
 def test_it_asks_with_the_signals_that_it_learns_from(linked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also in a batch so large that ranks are taken among a part of it."""
+    monkeypatch.setattr(signals, "LARGE", 20)
     monkeypatch.setattr(signals, "MOST_RANKED", 16)
+    monkeypatch.setattr(batches, "LARGE", 20)
+    monkeypatch.setattr(batches, "COMPACT", WIDTH // 2)
     batch = batch_of(3)
+    assert batch.compared[0].shape == (N, WIDTH // 2)
     statistics = WordStatistics(VOCABULARY)
     statistics.update(batch.input_ids, batch.attention_mask)
     rows, everyone = torch.arange(N), slice(0, N)
     vectors = statistics.vectors(batch.input_ids, batch.attention_mask)
-    rankings = signals.Rankings.of(batch.image, batch.text, linked=linked)
+    rankings = signals.Rankings.of(batch.image, batch.text, batch.compared, linked=linked)
     assert rankings.image_text.shape == (N, 16)
     found = signals.tile_signals(
-        batch.image,
-        batch.text,
+        batch.compared,
         overlap(vectors, vectors),
         (everyone, everyone),
         batch.image @ batch.text.T,
@@ -103,6 +107,11 @@ def test_it_asks_with_the_signals_that_it_learns_from(linked: bool, monkeypatch:
     )
     for mine, theirs in zip(found, anchor_signals(batch, statistics, rows, linked=linked), strict=True):
         torch.testing.assert_close(mine, theirs)
+    place = torch.tensor([3, 47, 0, 20]), torch.tensor([5, 0, 46, 20])
+    similarities = [x[place] for x in found[0].unbind(dim=-1)[: (found[0].shape[-1] + 1) // 2]]
+    single = signals.pair_signals_at(similarities, place, rankings)
+    torch.testing.assert_close(single[0], found[0][place])
+    torch.testing.assert_close(single[1], found[1][place[::-1]])
 
 
 def test_diagnostics_of_a_part_of_the_anchors(monkeypatch: pytest.MonkeyPatch) -> None:
