@@ -20,10 +20,10 @@ from mmcontrast.negatives.words import overlap
 
 LISTED = {"none", "duplicates", "oracle", "calibrated"}
 """Rules that leave most pairs as they are."""
-MOST = 0.08
-"""Share of the pairs that are listed, at most."""
-MISSED = 0.02
-"""Share of the calibrator's expected matches that may be among those that are not."""
+MOST, MOST_PER_PRIOR = 0.03, 2.0
+"""Share of the pairs that are listed, at most, or so many times the prior: asking about a pair costs some 100 ns."""
+MISSED = 0.05
+"""Share of the calibrator's expected matches that may be among those that are not listed."""
 FITTED_ANCHORS, FITTED_CANDIDATES = 32, 4096
 
 
@@ -144,5 +144,6 @@ def _fit(pairs: PairWeights) -> Screen:
     score, order = (similarities @ found).sort(descending=True)
     reached = probability[order].cumsum(0)
     needed = int(torch.searchsorted(reached, (1 - MISSED) * reached[-1]))
-    last = min(needed, int(MOST * len(score)), len(score) - 1)
+    most = max(MOST, MOST_PER_PRIOR * pairs.calibrator.prior)
+    last = min(needed, int(most * len(score)), len(score) - 1)
     return Screen(found.tolist(), float(score[last]))

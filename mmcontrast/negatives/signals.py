@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 SIGNALS = ("cross", "text", "words", "cross_rank", "text_rank")
 """cos(picture i, caption j), cosine and word overlap of the captions i and j, and the ranks of the two cosines.
@@ -25,7 +26,7 @@ LINKED_SIGNALS = (
 TIE = 1e-6
 LARGE = 1024
 """Pairs of a batch from which on signals are made cheaply: see `MOST_RANKED`, and `GlobalBatch.compared`."""
-MOST_RANKED = 256
+MOST_RANKED = 127
 """Pairs at equal distances that an anchor's similarities are ranked among in a large batch; elsewhere all of it."""
 Compared = tuple[Tensor, Tensor]
 """(a, m) cosines of anchors and candidates, and (a, r) those of the same kind with r other pairs, ascending; -inf in
@@ -80,14 +81,15 @@ def evenly(count: int, most: int, device: torch.device) -> Tensor:
 
 def upper_rank_at(values: Tensor, reference: Tensor, anchors: Tensor) -> Tensor:
     """`upper_rank` (k,) of single values (k,) among the rows `anchors` (k,) of `reference` (n, r)."""
-    size, flat, start = reference.shape[1], reference.reshape(-1), anchors * reference.shape[1]
-    below = torch.zeros_like(anchors)  # how many are not above, bit by bit from the highest
-    for bit in reversed(range(size.bit_length())):
-        tried = below + (1 << bit)
-        fits = tried <= size
-        reached = flat[start + torch.where(fits, tried, 1) - 1] <= values + TIE
-        below = torch.where(fits & reached, tried, below)
-    return math.log(size) - (size - below + 1).clamp(max=size).to(values.dtype).log()
+    size = reference.shape[1]
+    bits = size.bit_length()
+    full = F.pad(reference, (0, (1 << bits) - 1 - size), value=torch.inf)  # as it is where r is 2^bits - 1
+    flat, values = full.reshape(-1), values + TIE
+    place = anchors * full.shape[1] - 1  # of the last one of the row that is known not to be above
+    for step in (1 << bit for bit in reversed(range(bits))):
+        place = place + step * (flat.index_select(0, place + step) <= values)
+    above = size - 1 - (place - anchors * full.shape[1])
+    return math.log(size) - (above + 1).clamp(max=size).to(values.dtype).log()
 
 
 @dataclass(frozen=True)

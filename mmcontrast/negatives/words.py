@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SKETCHED, SKETCH_WIDTH = 1024, 256
+SKETCHED, SKETCH_WIDTH = 1024, 128
 
 
 class WordStatistics:

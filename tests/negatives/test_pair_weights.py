@@ -138,7 +138,7 @@ def test_sketched_captions_overlap_as_they_do(monkeypatch: pytest.MonkeyPatch) -
     assert sketch.shape == (300, words.SKETCH_WIDTH)
     exact = statistics.similarity((ids, mask), (ids, mask))
     error = overlap(sketch, sketch) - exact
-    assert float(error.square().mean().sqrt()) < 0.05
+    assert float(error.square().mean().sqrt()) < 0.07
     assert float(error[exact > 0.5].mean().abs()) < 0.02
     monkeypatch.setattr(words, "SKETCHED", 3000)
     torch.testing.assert_close(overlap(*2 * (statistics.vectors(ids, mask),)), exact)
