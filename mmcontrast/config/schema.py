@@ -151,10 +151,7 @@ class TrainingConfig(Section):
     global_batch_size: Annotated[int, Field(ge=2)] = 256
     """Pairs that are compared with each other in a step, over all devices (2 at least, or there is no negative)."""
     micro_batch_size: Count | None = None
-    """Pairs that a device takes through the towers at a time; null takes its share of global_batch_size at once.
-
-    The loss still compares the whole batch, with the same gradients: less memory, up to a third more time.
-    """
+    """Pairs that a device takes through the towers at a time, for the same gradient in less memory; null takes all."""
     learning_rate: Positive = 1e-3
     """Peak learning rate of AdamW."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1

@@ -132,8 +132,9 @@ def batch_norm_warning(model: nn.Module, micro_batch_size: int, pairs: int) -> s
     layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
     if micro_batch_size >= pairs or not layers:
         return None
+    kinds = " and ".join(sorted({type(layer).__name__ for layer in layers}))
     return (
-        f"training.micro_batch_size: {len(layers)} layers of {type(layers[0]).__name__} take their statistics from "
+        f"training.micro_batch_size: {len(layers)} layers of {kinds} take their statistics from "
         f"{micro_batch_size} pairs at a time instead of {pairs}, so the gradient is not exactly that of one big batch "
         "(it is for towers with layer or group norm)"
     )

@@ -103,7 +103,7 @@ def config(*overrides: str) -> Config:
             ["training.micro_batch_size=9", "training.global_batch_size=8"],
             "training.micro_batch_size: 9 is larger than training.global_batch_size (8); take 8 or less, or null",
         ),
-        (["training.micro_batch_size=0"], "training.micro_batch_size: 0 must be greater than or equal to 1"),
+        (["training.micro_batch_size=0"], "training.micro_batch_size: 0 must be greater than 0"),
         (["evaluation.inspect_negatives=-1"], "evaluation.inspect_negatives: -1 must be greater than or equal to 0"),
         (
             ["data.streaming=true", "training.max_steps=5", "evaluation.every_steps=5", "data.caption_sampling=all"],
