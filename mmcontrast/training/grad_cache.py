@@ -24,6 +24,11 @@ FARTHEST = 0.05
 """Allowed distance of a feature, of length 1, from its first pass: more than half precision ever rounds."""
 
 
+def number_of_chunks(pairs: int, micro_batch_size: int) -> int:
+    """How many chunks of nearly equal size, none above `micro_batch_size`, it takes."""
+    return -(-pairs // micro_batch_size)
+
+
 class GradCache:
     """Takes at most `micro_batch_size` pairs through the towers at a time; the loss sees all of them at once.
 
@@ -54,7 +59,7 @@ class GradCache:
         Raises:
             TrainingError: the model does not repeat itself, so that the gradient would be wrong.
         """
-        count = -(-len(batch) // self.micro_batch_size)
+        count = number_of_chunks(len(batch), self.micro_batch_size)
         if count == 1:
             (inputs,) = self._chunks(batch, 1)
             output = objective(self.model(*inputs))
@@ -128,15 +133,22 @@ def batch_norm_warning(model: nn.Module, micro_batch_size: int, pairs: int) -> s
     """What to say of batch norm that will see chunks instead of this rank's `pairs`; None without such layers.
 
     Its mean and variance over the whole batch would need all activations at once, which is what the chunks avoid.
+
+    Raises:
+        TrainingError: a chunk would be a single pair, of which there are no statistics.
     """
     layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
     if micro_batch_size >= pairs or not layers:
         return None
-    kinds = " and ".join(sorted({type(layer).__name__ for layer in layers}))
+    kinds = f"{len(layers)} layers of " + " and ".join(sorted({type(layer).__name__ for layer in layers}))
+    if pairs // number_of_chunks(pairs, micro_batch_size) == 1:
+        raise TrainingError(
+            f"training.micro_batch_size: {micro_batch_size} leaves the {kinds} a chunk of one pair, which has no "
+            "statistics; take 3 or more, or null"
+        )
     return (
-        f"training.micro_batch_size: {len(layers)} layers of {kinds} take their statistics from "
-        f"{micro_batch_size} pairs at a time instead of {pairs}, so the gradient is not exactly that of one big batch "
-        "(it is for towers with layer or group norm)"
+        f"training.micro_batch_size: {kinds} take their statistics from {micro_batch_size} pairs at a time instead of "
+        f"{pairs}, so the gradient is not exactly that of one big batch (it is for towers with layer or group norm)"
     )
 
 
