@@ -3,9 +3,10 @@
 Example: python eval/benchmarks/grad_cache.py --model vit --batch 512 --micro 64
 
 Both sides are our trainer's whole step (towers, loss, clipping, AdamW) on the same pairs, which are drawn and decoded
-beforehand. They alternate in one process and the ratio is that of the medians. Memory is measured in a process of its
-own for each side: how far its peak (resident set, or allocated by torch on a GPU) rises above what it had before its
-first step, with model and batch in place.
+beforehand. They alternate in one process and the ratio is that of the medians, of wall time and, since others may be
+at work on the machine, of the process's own CPU time. Memory is measured in a process of its own for each side: how far
+its peak (resident set, or allocated by torch on a GPU) rises above what it had before its first step, with model and
+batch in place.
 """
 
 import argparse
@@ -54,14 +55,14 @@ def side_of(config: Config) -> tuple[Trainer, PairBatch]:
     return trainer, next(iter(trainer.batches.epoch(0, 0)))
 
 
-def seconds(trainer: Trainer, batch: PairBatch, steps: int) -> float:
-    """Wall time a step."""
-    start = time.perf_counter()
+def seconds(trainer: Trainer, batch: PairBatch, steps: int) -> tuple[float, float]:
+    """Wall and CPU time a step."""
+    start, start_cpu = time.perf_counter(), time.process_time()
     for _ in range(steps):
         trainer.step(batch)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return (time.perf_counter() - start) / steps
+    return (time.perf_counter() - start) / steps, (time.process_time() - start_cpu) / steps
 
 
 def resident(field: str) -> float:
@@ -100,12 +101,12 @@ def memory_of_all(steps: int) -> dict[str, dict[str, float]]:
     return found
 
 
-def time_of_all(configs: dict[str, Config], steps: int, repeats: int) -> dict[str, list[float]]:
-    """Seconds a step of each side, alternating after a warm-up."""
+def time_of_all(configs: dict[str, Config], steps: int, repeats: int) -> dict[str, list[tuple[float, float]]]:
+    """Wall and CPU seconds a step of each side, alternating after a warm-up."""
     sides = {name: side_of(config) for name, config in configs.items()}
     for trainer, batch in sides.values():
         seconds(trainer, batch, 1)
-    times: dict[str, list[float]] = {name: [] for name in sides}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for _ in range(repeats):
         for name, (trainer, batch) in sides.items():
             times[name].append(seconds(trainer, batch, steps))
@@ -121,11 +122,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--micro", type=int, default=64, help="pairs at a time on the side in chunks")
     parser.add_argument("--steps", type=int, default=1, help="steps of one measurement")
+    parser.add_argument("--threads", type=int, help="of torch; its own choice unless given")
     parser.add_argument("--repeats", type=int, default=9, help="measurements of each side, alternating")
     parser.add_argument("--name", help="key in the results; --model, batch and micro unless given")
     parser.add_argument("--output", default="eval/results/grad_cache.json")
     parser.add_argument("--memory-of", choices=SIDES, help="only print the memory of one side")
     arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
     overrides = [
         *MODELS[arguments.model],
         f"training.global_batch_size={arguments.batch}",
@@ -150,6 +154,7 @@ def main() -> None:
     result = summary(times, memory_of_all(2)) | {
         "batch": arguments.batch,
         "micro": arguments.micro,
+        "threads": torch.get_num_threads(),
         "steps": arguments.steps,
         "repeats": arguments.repeats,
         "model": arguments.model,
@@ -163,14 +168,18 @@ def main() -> None:
     print(json.dumps(result, indent=2))
 
 
-def summary(times: dict[str, list[float]], memory: dict[str, dict[str, float]]) -> dict[str, Any]:
+def summary(times: dict[str, list[tuple[float, float]]], memory: dict[str, dict[str, float]]) -> dict[str, Any]:
     """Ratios of the medians, and what they are made of."""
-    medians = {name: statistics.median(values) for name, values in times.items()}
+    wall = {name: [value for value, _ in values] for name, values in times.items()}
+    medians = {name: statistics.median(values) for name, values in wall.items()}
+    cpu = {name: statistics.median(value for _, value in values) for name, values in times.items()}
     return {
         "time_ratio": round(medians["chunks"] / medians["whole"], 3),
+        "cpu_time_ratio": round(cpu["chunks"] / cpu["whole"], 3),
         "memory_ratio": round(memory["chunks"]["extra"] / memory["whole"]["extra"], 3),
         "seconds_per_step": {name: round(value, 4) for name, value in medians.items()},
-        "range": {name: [round(min(values), 4), round(max(values), 4)] for name, values in times.items()},
+        "range": {name: [round(min(values), 4), round(max(values), 4)] for name, values in wall.items()},
+        "cpu_seconds_per_step": {name: round(value, 4) for name, value in cpu.items()},
         "megabytes": memory,
     }
 
