@@ -335,3 +335,10 @@ def test_graphs_are_those_of_one_chunk(build: Build, accelerator: Accelerator) -
         assert kept.now < 100  # all but a few scalars are gone after the step
         most.append(kept.most)
     assert most[1] < most[0] / 5, most
+
+
+def test_pictures_may_stay_with_the_host() -> None:
+    moved = make_batch().to("meta", images=False)
+    assert moved.image.device.type == "cpu"
+    assert {moved.input_ids.device.type, moved.index.device.type, moved.caption_keys.device.type} == {"meta"}
+    assert make_batch().to("meta").image.device.type == "meta"
