@@ -73,12 +73,12 @@ class PairBatch:
     def __len__(self) -> int:
         return len(self.index)
 
-    def to(self, device: torch.device | str) -> PairBatch:
-        """The same batch with its tensors on `device` (asynchronously from pinned memory)."""
+    def to(self, device: torch.device | str, *, images: bool = True) -> PairBatch:
+        """The same batch with its tensors on `device` (asynchronously from pinned memory), or all but the pictures."""
         moved: dict[str, Any] = {
             f.name: value.to(device, non_blocking=True)
             for f in fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
+            if isinstance(value := getattr(self, f.name), Tensor) and (images or f.name != "image")
         }
         return replace(self, **moved)
 

@@ -27,6 +27,7 @@ from mmcontrast.models import DualEncoder
 from mmcontrast.report.negatives import NegativesView
 from mmcontrast.training.checkpoint import Checkpointer
 from mmcontrast.training.ema import WeightAverage
+from mmcontrast.training.grad_cache import GradCache, batch_norm_warning
 from mmcontrast.training.log import BadRowLog, MetricsLog, ProgressDisplay
 from mmcontrast.training.objective import ContrastiveObjective
 from mmcontrast.training.optim import adamw, scheduler
@@ -222,6 +223,10 @@ def make_trainer(
     templates = None if validation is None else validation.templates
     prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
     accelerator.init_trackers("mmcontrast")
+    display = ProgressDisplay(schedule.total_steps, console)
+    micro, share = training.micro_batch_size, training.global_batch_size // distributed.world_size()
+    if micro and (warning := batch_norm_warning(model, micro, share)):
+        display.warn_once("batch norm", warning)
     return Trainer(
         model=prepared,
         objective=objective,
@@ -238,10 +243,11 @@ def make_trainer(
         checkpointer=Checkpointer(folder.checkpoints, training.keep_checkpoints),
         metrics=MetricsLog(folder.metrics, accelerator),
         bad_rows=BadRowLog(folder.bad_rows, config.data.max_bad_row_share, batches.num_rows),
-        display=ProgressDisplay(schedule.total_steps, console),
+        display=display,
         evaluator=validation,
         best_metric=config.evaluation.best_metric,
         save_best=lambda best: save_model(best, folder, templates),
         clip_norm=training.gradient_clip_norm,
         average=average,
+        grad_cache=GradCache(prepared, accelerator, micro) if micro else None,
     )

@@ -70,8 +70,8 @@ def explain(error: Exception) -> int:
         lines = [f"{error.filename}: {error.strerror}" if error.filename else error.strerror]
     elif type(error).__name__ == "OutOfMemoryError":
         lines = [
-            "the GPU's memory is full: lower training.global_batch_size (evaluate, embed: --batch-size), or set "
-            "training.gradient_checkpointing"
+            "the GPU's memory is full: set training.micro_batch_size or training.gradient_checkpointing, or lower "
+            "training.global_batch_size (evaluate, embed: --batch-size)"
         ]
     else:
         code = UNEXPECTED

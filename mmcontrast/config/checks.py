@@ -67,6 +67,7 @@ def problems_between_fields(config: Config) -> list[Problem]:
         _loss,
         _negatives,
         _reading,
+        _micro_batches,
         _schedule,
         _evaluation,
         _prompts,
@@ -185,6 +186,15 @@ def _reading(config: Config) -> Iterator[Problem]:
         yield "data.caption_sampling", "all needs data.streaming false; a stream draws one caption (random)"
     if data.streaming and config.training.max_steps is None:
         yield "training.max_steps", "is needed with data.streaming: a stream has no known length"
+
+
+def _micro_batches(config: Config) -> Iterator[Problem]:
+    micro, batch = config.training.micro_batch_size, config.training.global_batch_size
+    if micro is not None and micro > batch:
+        yield (
+            "training.micro_batch_size",
+            f"{micro} is larger than training.global_batch_size ({batch}); take {batch} or less, or null",
+        )
 
 
 def _schedule(config: Config) -> Iterator[Problem]:

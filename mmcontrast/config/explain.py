@@ -133,8 +133,9 @@ def _nearest(kind: type[Section], path: KeyPath) -> str:
     section = section_at(kind, path[:-1]) or kind
     prefix = "".join(f"{parent}." for parent in parents)
     siblings = list(section.model_fields)
-    if close := get_close_matches(key, siblings, n=1, cutoff=0.6):
-        return f"did you mean {prefix}{close[0]}?"
+    longer = [name for name in siblings if name.endswith(f"_{key}")]  # batch_size: which of them?
+    if close := longer or get_close_matches(key, siblings, n=1, cutoff=0.6):
+        return f"did you mean {' or '.join(prefix + name for name in close)}?"
     by_name: dict[str, list[str]] = {}
     for dotted in _all_fields(kind):
         by_name.setdefault(dotted.rpartition(".")[2], []).append(dotted)

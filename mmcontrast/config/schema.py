@@ -150,6 +150,8 @@ class TrainingConfig(Section):
     """Optimiser steps of the whole run; null takes epochs."""
     global_batch_size: Annotated[int, Field(ge=2)] = 256
     """Pairs that are compared with each other in a step, over all devices (2 at least, or there is no negative)."""
+    micro_batch_size: Count | None = None
+    """Pairs that a device takes through the towers at a time, for the same gradient in less memory; null takes all."""
     learning_rate: Positive = 1e-3
     """Peak learning rate of AdamW."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1

@@ -18,12 +18,13 @@ from mmcontrast import distributed
 from mmcontrast.errors import TrainingError, TrainingInterrupted
 from mmcontrast.training.checkpoint import Checkpointer, rng_state, set_rng_state
 from mmcontrast.training.ema import WeightAverage
+from mmcontrast.training.grad_cache import GradCache
 from mmcontrast.training.log import BadRowLog, MetricsLog, ProgressDisplay, few_negatives
-from mmcontrast.training.objective import ContrastiveObjective
+from mmcontrast.training.objective import ContrastiveObjective, ObjectiveOutput
 from mmcontrast.training.schedule import EpochBatches, Progress, Schedule, due
 from mmcontrast.training.signals import StopRequest, stop_on_signals
 from mmcontrast.training.window import StepWindow
-from mmcontrast.types import BadRow, PairBatch
+from mmcontrast.types import BadRow, Features, PairBatch
 
 Evaluator = Callable[[nn.Module], dict[str, float | None]]
 
@@ -44,6 +45,7 @@ class Trainer:
         save_best: called with the model to keep whenever it is better than before.
         clip_norm: of the gradient, or None.
         average: moving average of the weights; then the average is evaluated and kept.
+        grad_cache: for batches that the device cannot take at once, or None.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Trainer:
         save_best: Callable[[nn.Module], None],
         clip_norm: float | None = 1.0,
         average: WeightAverage | None = None,
+        grad_cache: GradCache | None = None,
     ) -> None:
         self.model = model
         self.objective = objective
@@ -82,6 +85,7 @@ class Trainer:
         self.save_best = save_best
         self.clip_norm = clip_norm
         self.average = average
+        self.grad_cache = grad_cache
         self.progress = Progress()
         self._window = StepWindow()
         self._new_bad_rows: list[BadRow] = []
@@ -121,11 +125,9 @@ class Trainer:
         """One optimiser step on this rank's share of a global batch."""
         self.model.train()
         bad_rows, truncated = batch.bad_rows, batch.truncated
-        batch = batch.to(self.accelerator.device)
+        batch = batch.to(self.accelerator.device, images=self.grad_cache is None)
         self.objective.progress = self.progress.global_step / self.schedule.total_steps
-        features = self.model(batch.image, batch.input_ids, batch.attention_mask)
-        output = self.objective(features, batch, self._sibling_text(batch))
-        self.accelerator.backward(output.loss)
+        output = self._backward(batch)
         observed = {"loss": output.loss.detach(), **output.diagnostics}
         if self.clip_norm is not None:
             observed["grad_norm"] = self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip_norm)
@@ -142,15 +144,27 @@ class Trainer:
         self.progress.batch_in_epoch += 1
         self.progress.samples_seen += len(batch) * distributed.world_size()
 
+    def _backward(self, batch: PairBatch) -> ObjectiveOutput:
+        def objective(features: Features) -> ObjectiveOutput:
+            return self.objective(features, batch, self._sibling_text(batch))
+
+        if self.grad_cache is not None:
+            return self.grad_cache.backward(batch, objective)
+        output = objective(self.model(batch.image, batch.input_ids, batch.attention_mask))
+        self.accelerator.backward(output.loss)
+        return output
+
     @torch.no_grad()
     def _sibling_text(self, batch: PairBatch) -> torch.Tensor | None:
         """Features of the batch's further captions, under the same dropout as the others."""
         if batch.sibling_ids is None or not self.objective.learns:
             return None
+        assert batch.sibling_mask is not None
         bare = self.accelerator.unwrap_model(self.model)
+        size = len(batch.sibling_ids) if self.grad_cache is None else self.grad_cache.micro_batch_size
+        chunks = zip(torch.split(batch.sibling_ids, size), torch.split(batch.sibling_mask, size), strict=True)
         with self.accelerator.autocast():
-            text: torch.Tensor = bare.encode_text(batch.sibling_ids, batch.sibling_mask)
-        return text
+            return torch.cat([bare.encode_text(ids, mask) for ids, mask in chunks])
 
     def _after_step(self, stop: StopRequest) -> None:
         step, when = self.progress.global_step, self.schedule

@@ -55,8 +55,8 @@ class OutOfMemoryError(RuntimeError):
             OutOfMemoryError("tried to allocate"),
             1,
             [
-                "error: the GPU's memory is full: lower training.global_batch_size (evaluate, embed: --batch-size), "
-                "or set training.gradient_checkpointing"
+                "error: the GPU's memory is full: set training.micro_batch_size or training.gradient_checkpointing, "
+                "or lower training.global_batch_size (evaluate, embed: --batch-size)"
             ],
         ),
         (typer.BadParameter("no"), 2, ["error: Invalid value: no (see --help)"]),

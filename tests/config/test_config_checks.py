@@ -99,6 +99,11 @@ def config(*overrides: str) -> Config:
             ["negatives.cluster.share=0.5", "negatives.cluster.group=9", "training.global_batch_size=8"],
             "negatives.cluster.group: is larger than training.global_batch_size; take 8 or less",
         ),
+        (
+            ["training.micro_batch_size=9", "training.global_batch_size=8"],
+            "training.micro_batch_size: 9 is larger than training.global_batch_size (8); take 8 or less, or null",
+        ),
+        (["training.micro_batch_size=0"], "training.micro_batch_size: 0 must be greater than 0"),
         (["evaluation.inspect_negatives=-1"], "evaluation.inspect_negatives: -1 must be greater than or equal to 0"),
         (
             ["data.streaming=true", "training.max_steps=5", "evaluation.every_steps=5", "data.caption_sampling=all"],
@@ -165,6 +170,8 @@ def test_several_contradictions_are_told_together() -> None:
         ["negatives.start=0", "negatives.ramp=0"],
         ["negatives.cluster.share=0.25", "negatives.cluster.correction=1"],
         ["negatives.cluster.group=9", "training.global_batch_size=8"],
+        ["training.micro_batch_size=8", "training.global_batch_size=8"],
+        ["training.micro_batch_size=3", "training.global_batch_size=8"],
         ["evaluation.inspect_negatives=0"],
     ],
 )

@@ -102,7 +102,8 @@ def test_all_problems_at_once_with_file_line_and_mend(tmp_path: Path) -> None:
         "training pictures are varied; default 'standard')",
         f"{path}:9: training.epochs: 'ten' must be a whole number (Passes over the training pairs, unless max_steps "
         "is given; default 10)",
-        f"{path}:10: training.batch_size: unknown key; did you mean training.global_batch_size?",
+        f"{path}:10: training.batch_size: unknown key; did you mean training.global_batch_size or "
+        "training.micro_batch_size?",
         f"{path}:11: learning_rate: unknown key; did you mean training.learning_rate?",
     ]
 

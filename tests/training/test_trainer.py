@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from mmcontrast.errors import DataError, TrainingError, TrainingInterrupted
 from mmcontrast.training.checkpoint import Checkpointer
 from mmcontrast.training.ema import WeightAverage
+from mmcontrast.training.grad_cache import GradCache
 from mmcontrast.training.log import BadRowLog, MetricsLog, ProgressDisplay, few_negatives
 from mmcontrast.training.objective import ContrastiveObjective
 from mmcontrast.training.optim import adamw, scheduler
@@ -88,6 +89,7 @@ def make_trainer(folder: Path, *, batches: Any = None, steps: int = 12, **option
     model = TinyEncoder()
     optimizer = adamw(model, learning_rate=0.05, weight_decay=0.1, betas=(0.9, 0.98))
     average = WeightAverage(model, 0.9) if options.pop("ema", False) else None
+    micro: int | None = options.pop("micro", None)
     model, optimizer = accelerator.prepare(model, optimizer)
     evaluator: Callable[[nn.Module], dict[str, float | None]] | None = options.pop("evaluator", None)
     return Trainer(
@@ -106,6 +108,7 @@ def make_trainer(folder: Path, *, batches: Any = None, steps: int = 12, **option
         best_metric="retrieval.mean_recall",
         save_best=lambda m: torch.save(m.state_dict(), folder / "best.pt"),
         average=average,
+        grad_cache=GradCache(model, accelerator, micro) if micro else None,
     )
 
 
@@ -129,19 +132,19 @@ def test_it_learns_and_logs(tmp_path: Path) -> None:
     assert sum(x["loss"] for x in logged[-4:]) < sum(x["loss"] for x in logged[:4])
 
 
-@pytest.mark.parametrize("ema", [False, True])
+@pytest.mark.parametrize(("ema", "micro"), [(False, None), (True, None), (True, 2)])
 @pytest.mark.parametrize("stop_at", [4, 10])  # in an epoch, and at the end of one
-def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, stop_at: int, ema: bool) -> None:
-    whole = make_trainer(tmp_path / "whole", ema=ema)
+def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, stop_at: int, ema: bool, micro: int | None) -> None:
+    whole = make_trainer(tmp_path / "whole", ema=ema, micro=micro)
     whole.fit()
-    first = make_trainer(tmp_path / "parts", ema=ema)
+    first = make_trainer(tmp_path / "parts", ema=ema, micro=micro)
     first.schedule = Schedule(stop_at + 1, log_every=3, checkpoint_every=stop_at)  # runs on, then "dies"
     first.fit()
     for late in (tmp_path / "parts" / "checkpoints").glob(f"step-{stop_at + 1:08d}"):
         (late / "state.pt").unlink()
         (late / "rank-0.pt").unlink()
         late.rmdir()
-    second = make_trainer(tmp_path / "parts", ema=ema)
+    second = make_trainer(tmp_path / "parts", ema=ema, micro=micro)
     assert second.load_checkpoint()
     assert second.progress.global_step == stop_at
     second.fit()
