@@ -129,11 +129,11 @@ def _record(run: Run, file: Path) -> None:
         theirs = name.replace("image_encoder.visual.", "visual.").replace("text_encoder.text.", "text.")
         weights[theirs] = value.cpu().squeeze().clone() if name == "logit_scale" else value.cpu().clone()
     torch.save(weights, file.with_suffix(".pt"))
-    epoch = run.trainer.batches.epoch
+    drawn = run.trainer.batches.epoch
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def recording(number: int, start: int) -> Iterator[PairBatch]:
-        for batch in epoch(number, start):
+    def recording(epoch: int, start_batch: int) -> Iterator[PairBatch]:
+        for batch in drawn(epoch, start_batch):
             seen.append((batch.image.clone(), batch.index.clone()))
             torch.save(seen, file) if len(seen) == run.trainer.schedule.total_steps else None
             yield batch

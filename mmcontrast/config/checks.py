@@ -102,7 +102,10 @@ def _towers(config: Config) -> Iterator[Problem]:
                 f"would keep random weights; set {field}.pretrained or model.init_from as well",
             )
     if model.image.patch_dropout and model.image.locked:
-        yield "model.image.patch_dropout", "does nothing to a tower that model.image.locked keeps as it is; leave it out"
+        yield (
+            "model.image.patch_dropout",
+            "does nothing to a tower that model.image.locked keeps as it is; leave it out",
+        )
     both_locked = model.image.locked and model.text.locked
     if both_locked and model.image.projection == model.text.projection == "none":
         yield "model.text.locked", "leaves nothing to train; unlock a tower or give one a projection"

@@ -74,8 +74,8 @@ def _image_tower(spec: ImageTowerSpec, embed_dim: int) -> BuiltImageTower:
 def _patch_dropout(tower: ImageTower, spec: ImageTowerSpec) -> None:
     if spec.patch_dropout and not tower.set_patch_dropout(spec.patch_dropout):
         raise ModelError(
-            f"model.image.patch_dropout: {spec.name or 'this tower'} of {spec.library} cannot leave out patches; take a "
-            "vision transformer of open_clip or timm, or set it to 0"
+            f"model.image.patch_dropout: {spec.name or 'this tower'} of {spec.library} cannot leave out patches; take "
+            "a vision transformer of open_clip or timm, or set it to 0"
         )
 
 

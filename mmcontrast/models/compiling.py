@@ -21,7 +21,9 @@ def compile_towers(model: DualEncoder) -> None:
     if model.device.type == "cpu":
         names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
         if not any(shutil.which(name) for name in names):
-            raise ConfigError(f"training.compile needs a C++ compiler ({' or '.join(names)}); install it or turn it off")
+            raise ConfigError(
+                f"training.compile needs a C++ compiler ({' or '.join(names)}); install it or turn it off"
+            )
     elif importlib.util.find_spec("triton") is None:
         raise ConfigError("training.compile needs the package triton on this device; install it or turn it off")
     model.image_encoder.compile()

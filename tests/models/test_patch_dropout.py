@@ -58,7 +58,9 @@ def test_training_leaves_out_the_share_and_evaluation_nothing(tower: str, tokeni
 
 
 @pytest.mark.parametrize("tower", TOWERS)
-def test_what_is_left_out_is_drawn_anew_and_repeats_with_the_seed(tower: str, tokenizer: SentencePieceTokenizer) -> None:
+def test_what_is_left_out_is_drawn_anew_and_repeats_with_the_seed(
+    tower: str, tokenizer: SentencePieceTokenizer
+) -> None:
     model = model_of(tokenizer, tower, 0.5).train()
     first, again, other = ((torch.manual_seed(s), model.encode_image(pictures()))[1] for s in (1, 1, 2))
     assert torch.equal(first, again)
