@@ -137,7 +137,8 @@ class Trainer:
         self.accelerator.unwrap_model(self.model).clamp_logit_scale()
         if self.average:
             self.average.update(self.accelerator.unwrap_model(self.model))
-        observed["truncated_share"] = torch.tensor(truncated / len(batch), device=self.accelerator.device)
+        # Filled there, not copied there: a copy would wait until the device has done the whole step.
+        observed["truncated_share"] = torch.full((), truncated / len(batch), device=self.accelerator.device)
         self._window.add(observed)
         self._new_bad_rows += bad_rows
         self.progress.global_step += 1
