@@ -160,7 +160,12 @@ def make_model(config: Config, source: PairSource | PairStream, tokenizer_folder
         tokenizer = make_tokenizer(config, source, tokenizer_folder)
         model = build_dual_encoder(model_spec(config), tokenizer, seed=config.training.seed)
     model.extra["caption_words"] = caption_words(source)
-    model.set_gradient_checkpointing(config.training.gradient_checkpointing)
+    able = model.set_gradient_checkpointing(config.training.gradient_checkpointing)
+    if config.training.gradient_checkpointing and not able:
+        raise ConfigError(
+            "training.gradient_checkpointing: neither tower can do it (locked towers keep no activations, and bags of "
+            "words and some convolutional nets cannot recompute theirs); turn it off"
+        )
     return model
 
 

@@ -24,6 +24,7 @@ from mmcontrast.config import Config, check_against_data, load_config, total_ste
 from mmcontrast.data import PairSource, PairStream
 from mmcontrast.evaluation.tasks import Evaluation
 from mmcontrast.models import DualEncoder
+from mmcontrast.models.compiling import compile_towers
 from mmcontrast.report.negatives import NegativesView
 from mmcontrast.training.checkpoint import Checkpointer
 from mmcontrast.training.ema import WeightAverage
@@ -214,6 +215,8 @@ def make_trainer(
     training = config.training
     model = model.to(accelerator.device)
     average = WeightAverage(model, training.ema_decay) if training.ema_decay else None
+    if training.compile:
+        compile_towers(model)
     optimizer = adamw(
         model,
         learning_rate=training.learning_rate,

@@ -85,7 +85,7 @@ def _start(config: Config) -> Iterator[Problem]:
     for part in ("image", "text", "tokenizer"):
         given, usual = getattr(model, part), getattr(default, part)
         for name in type(given).model_fields:
-            if name != "locked" and getattr(given, name) != getattr(usual, name):
+            if name not in ("locked", "patch_dropout") and getattr(given, name) != getattr(usual, name):
                 yield f"model.{part}.{name}", "comes with the model of model.init_from; leave it out"
     for name in ("embed_dim", "logit_scale", "logit_scale_learnable", "logit_scale_max"):
         if getattr(model, name) != getattr(default, name) and config.training.loss != "sigmoid":
@@ -102,6 +102,11 @@ def _towers(config: Config) -> Iterator[Problem]:
                 f"{field}.locked",
                 f"would keep random weights; set {field}.pretrained or model.init_from as well",
             )
+    if model.image.patch_dropout and model.image.locked:
+        yield (
+            "model.image.patch_dropout",
+            "does nothing to a tower that model.image.locked keeps as it is; leave it out",
+        )
     both_locked = model.image.locked and model.text.locked
     if both_locked and model.image.projection == model.text.projection == "none":
         yield "model.text.locked", "leaves nothing to train; unlock a tower or give one a projection"

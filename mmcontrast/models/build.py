@@ -14,7 +14,7 @@ from mmcontrast.models.dual_encoder import DualEncoder
 from mmcontrast.models.projection import build_projection
 from mmcontrast.models.spec import ImageTowerSpec, ModelSpec, TextTowerSpec
 from mmcontrast.models.tokenizers import Tokenizer
-from mmcontrast.models.towers import BuiltImageTower, BuiltTextTower
+from mmcontrast.models.towers import BuiltImageTower, BuiltTextTower, ImageTower
 
 # Checkpoints round their vocabulary up to a multiple of 64 or 128 at most.
 _MAX_SPARE_IDS = 1024
@@ -43,6 +43,7 @@ def build_dual_encoder(spec: ModelSpec, tokenizer: Tokenizer, *, seed: int | Non
             torch.manual_seed(seed)
         image = _image_tower(spec.image, spec.embed_dim)
         _channels_last(image.module)
+        _patch_dropout(image.module, spec.image)
         text = _text_tower(spec.text, spec.embed_dim, tokenizer)
         heads = [
             build_projection(tower.spec.projection, tower.width, spec.embed_dim, tower.spec.dropout, name)
@@ -68,6 +69,14 @@ def _image_tower(spec: ImageTowerSpec, embed_dim: int) -> BuiltImageTower:
     if spec.library == "open_clip":
         return towers_open_clip.build_image_tower(spec, embed_dim)
     return towers_transformers.build_image_tower(spec)
+
+
+def _patch_dropout(tower: ImageTower, spec: ImageTowerSpec) -> None:
+    if spec.patch_dropout and not tower.set_patch_dropout(spec.patch_dropout):
+        raise ModelError(
+            f"model.image.patch_dropout: {spec.name or 'this tower'} of {spec.library} cannot leave out patches; take "
+            "a vision transformer of open_clip or timm, or set it to 0"
+        )
 
 
 def _channels_last(tower: nn.Module) -> None:

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from mmcontrast.errors import ModelError
 from mmcontrast.models.inputs import check_ids, check_images, chunks
+from mmcontrast.models.length_buckets import run_on_real_tokens
 from mmcontrast.models.spec import ModelSpec
 from mmcontrast.models.token_packing import mask_from_ids
 from mmcontrast.models.tokenizers import Tokenizer
@@ -218,7 +219,7 @@ class DualEncoder(nn.Module):
             raise ModelError(
                 f"attention_mask is {tuple(attention_mask.shape)}, but input_ids are {tuple(input_ids.shape)}"
             )
-        embeddings = self.text_projection(self.text_encoder(input_ids, attention_mask))
+        embeddings = self.text_projection(run_on_real_tokens(self.text_encoder, input_ids, attention_mask))
         return functional.normalize(embeddings.float(), dim=-1)
 
     @contextmanager

@@ -36,6 +36,7 @@ class ImageTowerSpec:
         name: model name, local folder or Hub name; None when `kwargs` say it all.
         pretrained: False = from scratch; True = the library's default weights; str = a tag, file or folder.
         image_size: side of the square input in pixels.
+        patch_dropout: share of a vision transformer's patches that training leaves out.
         kwargs: further arguments of the architecture (timm: of `create_model`; open_clip: of the vision
             config; transformers: `model_type` and config fields, and `pooling`).
         projection: head onto the shared space; "none" keeps the tower's own projection where it has one.
@@ -51,6 +52,7 @@ class ImageTowerSpec:
     projection: Projection = "linear"
     dropout: float = 0.0
     locked: bool = False
+    patch_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         _check_choice("model.image.library", self.library, get_args(ImageLibrary))
@@ -59,6 +61,8 @@ class ImageTowerSpec:
             raise ModelError(f"model.image.image_size is {self.image_size}; it must be positive")
         if not 0 <= self.dropout < 1:
             raise ModelError(f"model.image.dropout is {self.dropout}; it must be in [0, 1)")
+        if not 0 <= self.patch_dropout < 1:
+            raise ModelError(f"model.image.patch_dropout is {self.patch_dropout}; it must be in [0, 1)")
 
 
 @dataclass(frozen=True)

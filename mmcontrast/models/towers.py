@@ -18,16 +18,27 @@ Pooling = Literal["mean", "cls", "eos"]
 class ImageTower(nn.Module):
     """A trunk whose forward takes (b, 3, h, w) normalised floats and gives (b, width)."""
 
+    def set_patch_dropout(self, share: float) -> bool:
+        """Leave out this share of the patches in training mode; False when the trunk cannot."""
+        return False
+
     def set_gradient_checkpointing(self, enable: bool) -> bool:
         """Switch it; False when the library cannot do it for this trunk."""
         raise NotImplementedError
 
 
 class TextTower(nn.Module):
-    """A trunk whose forward takes ids (b, t) and mask (b, t), padded on the right, and gives (b, width)."""
+    """A trunk whose forward takes ids (b, t) and mask (b, t), padded on the right, and gives (b, width).
+
+    Attributes:
+        context_length: tokens of the longest caption.
+        vocab_size: ids that it knows.
+        shorter_is_cheaper: whether its time grows with the padding it is given; False where it reads a fixed length.
+    """
 
     context_length: int
     vocab_size: int
+    shorter_is_cheaper = True
 
     def set_gradient_checkpointing(self, enable: bool) -> bool:
         """Switch it; False when the library cannot do it for this trunk."""

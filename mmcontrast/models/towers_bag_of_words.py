@@ -25,6 +25,8 @@ class BagOfWordsTower(TextTower):
     This is the deep averaging network of Iyyer et al. (2015) without hidden layers, and with its word dropout.
     """
 
+    shorter_is_cheaper = False  # looking up words is nothing beside the gradient of the whole table, once a pass
+
     def __init__(self, vocab_size: int, context_length: int, *, width: int, token_dropout: float) -> None:
         super().__init__()
         self.vocab_size = vocab_size

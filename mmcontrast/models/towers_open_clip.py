@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mmcontrast.errors import ModelError
 from mmcontrast.models.open_clip_config import Part, Recipe, read_preprocess, read_recipe, text_pooling
+from mmcontrast.models.patch_dropout import set_patch_dropout
 from mmcontrast.models.spec import ImageTowerSpec, TextTowerSpec
 from mmcontrast.models.towers import (
     BuiltImageTower,
@@ -109,6 +110,10 @@ class OpenClipImageTower(ImageTower):
         """(b, 3, h, w) normalised -> (b, width)."""
         return _first(self.visual(pixels))
 
+    def set_patch_dropout(self, share: float) -> bool:
+        """Only vision transformers can."""
+        return set_patch_dropout(getattr(self.visual, "trunk", self.visual), share)
+
     def set_gradient_checkpointing(self, enable: bool) -> bool:
         """Only transformers and most timm trunks can."""
         try:
@@ -131,6 +136,7 @@ class OpenClipTextTower(TextTower):
         self.text: Any = text
         self.pooling = pooling
         self.attend_padding = attend_padding
+        self.shorter_is_cheaper = not attend_padding and text.cls_emb is None
         self.pad_id = pad_id
         self.positions = positions
         self.context_length = limit

@@ -13,6 +13,7 @@ import timm.data
 from torch import Tensor, nn
 
 from mmcontrast.errors import ModelError
+from mmcontrast.models.patch_dropout import set_patch_dropout
 from mmcontrast.models.spec import ImageTowerSpec
 from mmcontrast.models.towers import BuiltImageTower, ImageTower, one_line, probe_image
 from mmcontrast.preprocess import ImagePreprocess
@@ -29,6 +30,10 @@ class TimmImageTower(ImageTower):
         """(b, 3, h, w) normalised -> (b, width)."""
         output: Tensor = self.trunk(pixels)
         return output
+
+    def set_patch_dropout(self, share: float) -> bool:
+        """Only vision transformers can."""
+        return set_patch_dropout(self.trunk, share)
 
     def set_gradient_checkpointing(self, enable: bool) -> bool:
         """Most trunks can."""

@@ -81,6 +81,7 @@ class TransformersTextTower(TextTower):
         self.own_projection = projection
         self.pooling = pooling
         self.fill = fill
+        self.shorter_is_cheaper = fill is None
         self.context_length = limit
         config: Any = model.config
         self.vocab_size = int(config.vocab_size)

@@ -30,6 +30,8 @@ Evaluator = Callable[[nn.Module], dict[str, float | None]]
 
 
 ALL_KNOWN = 0.999
+ASK_RANKS_EVERY = 5
+"""Steps between two times that the ranks ask each other whether to stop: the answer waits for their devices."""
 
 
 class Trainer:
@@ -137,7 +139,8 @@ class Trainer:
         self.accelerator.unwrap_model(self.model).clamp_logit_scale()
         if self.average:
             self.average.update(self.accelerator.unwrap_model(self.model))
-        observed["truncated_share"] = torch.tensor(truncated / len(batch), device=self.accelerator.device)
+        # Filled there, not copied there: a copy would wait until the device has done the whole step.
+        observed["truncated_share"] = torch.full((), truncated / len(batch), device=self.accelerator.device)
         self._window.add(observed)
         self._new_bad_rows += bad_rows
         self.progress.global_step += 1
@@ -175,7 +178,7 @@ class Trainer:
         evaluate = self.evaluator is not None and (last or due(step, when.evaluate_every))
         if evaluate:
             self._evaluate()
-        stopping = distributed.any_rank(stop.signal_number is not None, self.accelerator.device)
+        stopping = self._stopping(stop)
         save = evaluate if when.checkpoint_every is None else due(step, when.checkpoint_every)
         if self._finished() and not (last or due(step, when.log_every)):  # stopped early, within a window
             self._log()
@@ -187,6 +190,12 @@ class Trainer:
                 f"stopped by signal {number} after step {step}; the checkpoint is saved, go on with --resume",
                 exit_code=128 + number,
             )
+
+    def _stopping(self, stop: StopRequest) -> bool:
+        """Whether any rank was told to stop; a rank that is not alone asks the others only every few steps."""
+        if distributed.world_size() > 1 and not due(self.progress.global_step, ASK_RANKS_EVERY):
+            return False
+        return distributed.any_rank(stop.signal_number is not None, self.accelerator.device)
 
     def _log(self) -> None:
         means, seconds = self._window.flush()

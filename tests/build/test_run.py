@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -307,6 +308,44 @@ def test_negatives_change_the_loss(short: Callable[..., Path]) -> None:
 def test_gradient_checkpointing_changes_no_number(short: Callable[..., Path]) -> None:
     plain, saving = short(name="plain"), short("training.gradient_checkpointing=true", name="saving")
     assert losses(plain) == pytest.approx(losses(saving), abs=1e-5)
+
+
+def test_checkpointing_that_no_tower_can_do_is_an_error(short: Callable[..., Path]) -> None:
+    towers = "model={image: {library: open_clip, image_size: 32, kwargs: {layers: [1, 1, 1, 1], width: 8}}, "
+    words = "text: {library: bag_of_words, kwargs: {width: 16}}}"
+    with pytest.raises(ConfigError, match=r"training\.gradient_checkpointing: neither tower can do it .*; turn it off"):
+        short(towers + words, "training.gradient_checkpointing=true")
+    short(towers + words)
+
+
+VIT = "model.image={library: open_clip, image_size: 32, kwargs: {width: 32, layers: 1, head_width: 16, patch_size: 8}}"
+
+
+def test_patch_dropout_is_part_of_training_only_and_may_begin_with_fine_tuning(short: Callable[..., Path]) -> None:
+    plain, dropping = short(VIT, name="plain"), short(VIT, "model.image.patch_dropout=0.5", name="dropping")
+    assert losses(plain) != losses(dropping)
+    assert losses(dropping) == losses(short(VIT, "model.image.patch_dropout=0.5", name="again"))
+    assert model_of(dropping).spec.image.patch_dropout == 0.5
+    tuned = model_of(short(f"model={{init_from: {plain}/model, image: {{patch_dropout: 0.25}}}}", name="tuned"))
+    assert tuned.spec.image.patch_dropout == 0.25
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # of the compiler's own, which differ between versions of torch
+def test_compiled_towers_change_no_name_and_no_number(short: Callable[..., Path]) -> None:
+    still = (VIT, "model.text.dropout=0", "data.train.rows=40", "training.ema_decay=0.9")  # compiled dropout is another
+    plain, fast = short(*still, name="plain"), short(*still, "training.compile=true", name="fast")
+    assert losses(fast) == pytest.approx(losses(plain), abs=1e-5)
+    ours, theirs = last_weights(fast), last_weights(plain)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], atol=1e-4, rtol=0)
+
+
+def test_compiling_without_a_compiler_says_so(short: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ConfigError, match=r"training\.compile needs a C\+\+ compiler \(no-such-compiler\); install it"):
+        short("training.compile=true")
 
 
 def test_fine_tuning_keeps_the_tokenizer(tiny_run: Path, short: Callable[..., Path]) -> None:

@@ -37,6 +37,10 @@ def config(*overrides: str) -> Config:
             "model.image.image_size: 64 is no multiple of the tower's patches of 7 pixels; 63 is the nearest",
         ),
         (["model.text.pretrained=true", "model.tokenizer.kind=clip"], "model.text.pretrained: needs model.text.name"),
+        (
+            ["model.init_from=m", "model.image.locked=true", "model.image.patch_dropout=0.5"],
+            "model.image.patch_dropout: does nothing to a tower that model.image.locked keeps as it is; leave it out",
+        ),
         (["model.image.locked=true"], "model.image.locked: would keep random weights; set model.image.pretrained"),
         (
             [
@@ -164,6 +168,7 @@ def test_several_contradictions_are_told_together() -> None:
         ["training.max_steps=10", "training.warmup_steps=9"],
         ["negatives.known_positives=positives"],
         ["model.init_from=m", "model.image.locked=true"],
+        ["model.init_from=m", "model.image.patch_dropout=0.5"],
         ["negatives.rule=oracle", "negatives.known_positives=positives"],
         ["negatives.rule=[oracle, calibrated]", "negatives.known_positives=positives", "negatives.soft_positives=0.9"],
         ["negatives.rule=[duplicates, calibrated, margin]", "training.loss=sigmoid"],

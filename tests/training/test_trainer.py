@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from rich.console import Console
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmcontrast.errors import DataError, TrainingError, TrainingInterrupted
 from mmcontrast.training.checkpoint import Checkpointer
@@ -263,6 +264,29 @@ def test_average_is_what_is_evaluated(tmp_path: Path) -> None:
     trainer.fit()
     assert trainer.average is not None
     assert seen == [trainer.average.model]
+
+
+class ReadValues(TorchDispatchMode):
+    """Counts how often a value of a tensor is read: on a GPU each time waits for all work before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_step_reads_no_value(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, ema=True)
+    first, second, *_ = TinyBatches().epoch(0, 0)
+    trainer.step(first)
+    with ReadValues() as read:
+        trainer.step(second)
+        assert read.count == 0
+        trainer._log()
+        assert read.count > 0  # the counter counts
 
 
 class Alike(TinyBatches):
