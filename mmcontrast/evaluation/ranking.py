@@ -76,9 +76,7 @@ def rank_both_ways(
             for columns in _spans(len(right), tile):
                 part = _Tile(left, right, rows, columns, block, room)
                 by_image.count(rows, columns.start, part.texts(), part.exact)
-                by_text.count(
-                    columns, rows.start, part.images(), lambda text, image, part=part: part.exact(image, text)
-                )
+                by_text.count(columns, rows.start, part.images(), part.exact_by_text)
                 room = part.scores
             if progress:
                 progress(rows.stop - rows.start)
@@ -191,9 +189,8 @@ class _Tile:
         def pick(query: Tensor, block: Tensor) -> Tensor:
             if 4 * len(query) < blocks.shape[0] * blocks.shape[2]:
                 return blocks[block, :, query]
-            return padded.T.contiguous().view(padded.shape[1], -1, size)[
-                query, block
-            ]  # in order they are quicker to read
+            ordered = padded.T.contiguous()  # quicker to read when most of it is wanted
+            return ordered.view(len(ordered), -1, size)[query, block]
 
         return _Blocks(blocks.amax(dim=1).T, size, pick)
 
