@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from mmcontrast.data.kept_pictures import KeptPictures
 from mmcontrast.data.keys import normalise_caption
 from mmcontrast.data.rows import PairSource
 from mmcontrast.embedding import Advance, Encoder, embed_images, embed_texts
@@ -97,6 +98,7 @@ def embed_data(
     workers: int = 0,
     max_image_pixels: int = MAX_IMAGE_PIXELS,
     progress: Advance | None = None,
+    kept: KeptPictures | None = None,
 ) -> EmbeddedData:
     """Embed a source once for all tasks; the captions only if `texts`. See `embed_images`, `embed_texts`."""
     images = embed_images(
@@ -106,6 +108,7 @@ def embed_data(
         workers=workers,
         max_image_pixels=max_image_pixels,
         progress=progress,
+        kept=kept,
     )
     positions: list[int] = images.positions.tolist()
     own = [source.captions(position) for position in positions] if texts else []
@@ -144,6 +147,7 @@ def run_tasks(
     workers: int = 0,
     max_image_pixels: int = MAX_IMAGE_PIXELS,
     progress: Advance | None = None,
+    kept: KeptPictures | None = None,
 ) -> Evaluation:
     """Embed a source once and run the tasks on it.
 
@@ -161,6 +165,7 @@ def run_tasks(
         workers: processes that decode.
         max_image_pixels: larger pictures count as undecodable.
         progress: called with the number of pictures, then captions, done.
+        kept: decoded pictures of an earlier evaluation, and a place for them; None decodes anew.
     """
     _check_tasks(tasks)
     check_rule(positives)
@@ -173,6 +178,7 @@ def run_tasks(
         workers=workers,
         max_image_pixels=max_image_pixels,
         progress=progress,
+        kept=kept,
     )
     results: dict[str, Metrics] = {}
     notes = _bad_row_notes(data)
