@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from mmcontrast.build.parts import all_captions, known_words
-from mmcontrast.build.reporting import remarks
+from mmcontrast.build.captions import all_captions, known_words
+from mmcontrast.build.remarks import remarks
 from mmcontrast.config import load_config
 from mmcontrast.data import PairSource, open_source
 from mmcontrast.embedding import Advance

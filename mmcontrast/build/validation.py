@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from mmcontrast.build.parts import known_words
+from mmcontrast.build.captions import known_words
 from mmcontrast.config import Config, EvaluationConfig
 from mmcontrast.data import KeptPictures, PairSource
 from mmcontrast.errors import ConfigError
