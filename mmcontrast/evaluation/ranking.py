@@ -72,7 +72,7 @@ def rank_both_ways(
     by_text = _Queries(text, scores, len(right), margin)
     with _full_float32(images.device):
         for rows in _spans(len(left), tile):
-            block, room = left[rows].float() / FIXED_POINT, torch.empty(0)
+            block, room = left[rows].float() / FIXED_POINT**2, torch.empty(0)
             for columns in _spans(len(right), tile):
                 part = _Tile(left, right, rows, columns, block, room)
                 by_image.count(rows, columns.start, part.texts(), part.exact)
@@ -170,7 +170,7 @@ class _Tile:
         self.left, self.right, self.rows, self.columns = left, right, rows, columns
         shape = (rows.stop - rows.start, columns.stop - columns.start)
         self.scores = room if room.shape == shape else block.new_empty(shape)
-        torch.mm(block, (right[columns].float() / FIXED_POINT).T, out=self.scores)
+        torch.mm(block, right[columns].float().T, out=self.scores)  # the block is scaled for both factors
         self.exactly: Tensor | None = None
 
     def texts(self) -> _Blocks:
