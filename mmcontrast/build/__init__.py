@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .jobs import SharedWork as SharedWork
     from .jobs import embed as embed
     from .jobs import evaluate as evaluate
     from .jobs import holds_quickstart as holds_quickstart
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _FILES = {
     "Results": "run",
+    "SharedWork": "jobs",
     "embed": "jobs",
     "evaluate": "jobs",
     "holds_quickstart": "jobs",
@@ -31,6 +33,7 @@ _FILES = {
 
 __all__ = [
     "Results",
+    "SharedWork",
     "embed",
     "evaluate",
     "holds_quickstart",
