@@ -176,14 +176,14 @@ class _Tile:
     def texts(self) -> _Blocks:
         """For the pictures as queries."""
         size = min(_BLOCK, self.scores.shape[1])
-        padded = functional.pad(self.scores, (0, -self.scores.shape[1] % size), value=-torch.inf)
+        padded = _padded(self.scores, (0, -self.scores.shape[1] % size))
         blocks = padded.view(len(padded), -1, size)
         return _Blocks(blocks.amax(dim=2), size, lambda query, block: blocks[query, block])
 
     def images(self) -> _Blocks:
         """For the texts as queries."""
         size = min(_BLOCK, self.scores.shape[0])
-        padded = functional.pad(self.scores, (0, 0, 0, -self.scores.shape[0] % size), value=-torch.inf)
+        padded = _padded(self.scores, (0, 0, 0, -self.scores.shape[0] % size))
         blocks = padded.view(-1, size, padded.shape[1])  # (k, b, texts)
 
         def pick(query: Tensor, block: Tensor) -> Tensor:
@@ -205,6 +205,11 @@ class _Tile:
     def exact_by_text(self, texts: Tensor, pictures: Tensor) -> Tensor:
         """As `exact`, for the texts as queries."""
         return self.exact(pictures, texts)
+
+
+def _padded(scores: Tensor, missing: tuple[int, ...]) -> Tensor:
+    """Whole blocks, filled up with what reaches nothing; torch copies even where nothing is missing."""
+    return functional.pad(scores, missing, value=-torch.inf) if any(missing) else scores
 
 
 def _units(fixed: Tensor) -> Tensor:
