@@ -4,12 +4,13 @@ Example: python eval/benchmarks/retrieval_scale.py --rows 100000 --dim 64
 
 Features are synthetic: n pictures, n captions, a caption being its picture's vector plus noise, so that the ranks are
 spread. All ranks, recalls and mAP@R of both directions come from one pass, with progress and the time that is left on
-stderr. Three ways are timed on a sample of --sample pictures and captions, alternating, several times, and their
+stderr. Four ways are timed on a sample of --sample pictures and captions, alternating, several times, and their
 numbers are compared:
 
     tiles    what `retrieval_metrics` does: float32 tiles, near ties again in exact arithmetic
     rows     whole rows of exact float64 scores, which it does where a query has many positives
     plain    what one would write: a float32 product of chunk x gallery and a comparison, each way; ties undecided
+    product  the float32 product alone, once and in the same tiles: the limit
 
 --rows 1000000 --part 4096 takes the first 4096 pictures against all captions, and says what the whole would take.
 """
@@ -93,6 +94,13 @@ def plain_ranks(images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
     return ways[0], ways[1]
 
 
+def product(images: Tensor, texts: Tensor) -> None:
+    """All scores, tile by tile, and nothing else."""
+    for rows in images.split(1024):
+        for columns in texts.split(1024):
+            rows @ columns.T
+
+
 def by_rows(images: Tensor, texts: Tensor) -> dict[str, float | None]:
     """`retrieval_metrics` with the lists of positives switched off."""
     listed = retrieval._LISTED_WIDTH
@@ -113,12 +121,13 @@ def timed(function: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def compare(images: Tensor, texts: Tensor, repeats: int) -> dict[str, Any]:
-    """The three ways on the same sample."""
+    """The ways on the same sample."""
     keys = diagonal(len(images))
     ways: dict[str, Callable[[], Any]] = {
         "tiles": lambda: retrieval.retrieval_metrics(images, texts, keys),
         "rows": lambda: by_rows(images, texts),
         "plain": lambda: plain_ranks(images, texts),
+        "product": lambda: product(images, texts),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
     results = {}
@@ -135,6 +144,7 @@ def compare(images: Tensor, texts: Tensor, repeats: int) -> dict[str, Any]:
         "range": {name: [round(min(values), 4), round(max(values), 4)] for name, values in times.items()},
         "tiles_against_rows": round(medians["tiles"] / medians["rows"], 3),
         "tiles_against_plain": round(medians["tiles"] / medians["plain"], 3),
+        "share_of_limit": round(medians["product"] / medians["tiles"], 3),
     }
 
 

@@ -82,7 +82,7 @@ def test_retrieval_at_scale(
     assert found["scale"]["captions"] == 3000
     assert ("seconds_for_all_extrapolated" in found["scale"]) == (part is not None)
     assert 0 < found["scale"]["metrics"]["image_to_text_recall@1"] < 1
-    assert set(found["comparison"]["seconds"]) == {"tiles", "rows", "plain"}
+    assert set(found["comparison"]["seconds"]) == {"tiles", "rows", "plain", "product"}
     assert f"{part or 3000:,} of {part or 3000:,} pictures, 0 s left" in capsys.readouterr().err
 
 
