@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from mmcontrast.data.kept_pictures import KeptPictures
 from mmcontrast.data.loader import image_loader
 from mmcontrast.data.rows import PairSource
 from mmcontrast.errors import DataError
@@ -63,6 +64,7 @@ def embed_images(
     workers: int = 0,
     max_image_pixels: int = MAX_IMAGE_PIXELS,
     progress: Advance | None = None,
+    kept: KeptPictures | None = None,
 ) -> EmbeddedImages:
     """Embed the pictures of a source, on the encoder's device (inside the caller's autocast, if any).
 
@@ -73,6 +75,7 @@ def embed_images(
         workers: processes that decode.
         max_image_pixels: larger pictures count as undecodable.
         progress: called with the number of pictures done after each batch.
+        kept: decoded pictures of an earlier call, and a place for them; None decodes anew.
 
     Raises:
         DataError: not one picture could be decoded.
@@ -81,7 +84,7 @@ def embed_images(
     bad_rows: list[BadRow] = []
     done = 0
     with evaluating(encoder):
-        for batch in image_batches(encoder, source, batch_size, workers, max_image_pixels, progress):
+        for batch in image_batches(encoder, source, batch_size, workers, max_image_pixels, progress, kept):
             bad_rows += batch.bad_rows
             if not len(batch.features):  # of unknown width, when not one of them could be decoded
                 continue
@@ -116,16 +119,27 @@ def embed_texts(
     repeats = rows.bincount()
     features = torch.empty(0, 0)
     with evaluating(encoder):
-        for start in range(0, len(distinct), batch_size):
-            part = slice(start, start + batch_size)
-            with torch.inference_mode():
-                batch = encoder.encode_text(distinct[part])
-            if not start:
+        for part, batch in _text_batches(encoder, distinct, batch_size):
+            if not part.start:
                 features = torch.empty(len(distinct), batch.shape[1])
             features[part] = batch.float().cpu()
             if progress:
                 progress(int(repeats[part].sum()))
     return features[rows]
+
+
+def _text_batches(encoder: Encoder, captions: list[str], batch_size: int) -> Iterator[tuple[slice, Tensor]]:
+    """Features on the encoder's device, each when the next batch is under way: a GPU works while we tokenize."""
+    waiting: tuple[slice, Tensor] | None = None
+    for start in range(0, len(captions), batch_size):
+        part = slice(start, start + batch_size)
+        with torch.inference_mode():
+            batch = encoder.encode_text(captions[part])
+        if waiting is not None:
+            yield waiting
+        waiting = part, batch
+    if waiting is not None:
+        yield waiting
 
 
 def image_batches(
@@ -135,19 +149,32 @@ def image_batches(
     workers: int,
     max_image_pixels: int,
     progress: Advance | None,
+    kept: KeptPictures | None = None,
 ) -> Iterator[EmbeddedImages]:
     """The batches of `embed_images`, one by one; the caller sees to the encoder's mode (`evaluating`)."""
     device = next(encoder.parameters()).device
-    loader = image_loader(source, encoder.preprocess, batch_size, workers, max_image_pixels=max_image_pixels)
-    for pixels, positions, bad_rows in loader:
+    load = image_loader if kept is None else kept.batches
+    waiting: EmbeddedImages | None = None
+    for pixels, positions, bad_rows in load(
+        source, encoder.preprocess, batch_size, workers, max_image_pixels=max_image_pixels
+    ):
+        features = torch.empty(0, 0)
         if len(pixels):
             with torch.inference_mode():  # not around the yield: it would leak into the caller
                 features = encoder.encode_image(pixels.to(device, non_blocking=True))
-            yield EmbeddedImages(features.float().cpu(), positions, bad_rows)
-        else:
-            yield EmbeddedImages(torch.empty(0, 0), torch.empty(0, dtype=torch.int64), bad_rows)
-        if progress:
-            progress(len(pixels) + len(bad_rows))
+        # A GPU gets its next batch before the features of the last one are waited for.
+        if waiting is not None:
+            yield _fetched(waiting, progress)
+        waiting = EmbeddedImages(features, positions, bad_rows)
+    if waiting is not None:
+        yield _fetched(waiting, progress)
+
+
+def _fetched(batch: EmbeddedImages, progress: Advance | None) -> EmbeddedImages:
+    features = batch.features.float().cpu()
+    if progress:
+        progress(len(features) + len(batch.bad_rows))
+    return EmbeddedImages(features, batch.positions, batch.bad_rows)
 
 
 @contextmanager

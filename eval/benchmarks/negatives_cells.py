@@ -22,7 +22,7 @@ from rich.console import Console
 from torch.utils.data import DataLoader
 
 from mmcontrast import load_config, open_source
-from mmcontrast.build.parts import known_words
+from mmcontrast.build.captions import known_words
 from mmcontrast.build.run import Run, prepare
 from mmcontrast.data import PairSource
 from mmcontrast.data.scenes import SceneSource

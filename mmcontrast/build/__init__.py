@@ -1,11 +1,39 @@
-"""The composition root: the only room that knows both the config and the objects."""
+"""The composition root: the only room that knows both the config and the objects.
 
-from .jobs import embed, evaluate, holds_quickstart, quickstart_config, train_tokenizer
-from .negatives import inspect_negatives
-from .run import Results, train
+The names below load on first use: an evaluation need not import what trains or draws reports.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .jobs import SharedWork as SharedWork
+    from .jobs import embed as embed
+    from .jobs import evaluate as evaluate
+    from .jobs import holds_quickstart as holds_quickstart
+    from .jobs import quickstart_config as quickstart_config
+    from .jobs import train_tokenizer as train_tokenizer
+    from .negatives import inspect_negatives as inspect_negatives
+    from .run import Results as Results
+    from .run import train as train
+
+_FILES = {
+    "Results": "run",
+    "SharedWork": "jobs",
+    "embed": "jobs",
+    "evaluate": "jobs",
+    "holds_quickstart": "jobs",
+    "inspect_negatives": "negatives",
+    "quickstart_config": "jobs",
+    "train": "run",
+    "train_tokenizer": "jobs",
+}
 
 __all__ = [
     "Results",
+    "SharedWork",
     "embed",
     "evaluate",
     "holds_quickstart",
@@ -14,3 +42,11 @@ __all__ = [
     "train",
     "train_tokenizer",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FILES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_FILES[name]}", __name__), name)
+    globals()[name] = value
+    return value

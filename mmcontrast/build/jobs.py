@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 
-from mmcontrast.build.parts import all_captions, known_words
-from mmcontrast.build.reporting import remarks
+from mmcontrast.build.captions import all_captions, known_words
+from mmcontrast.build.remarks import remarks
 from mmcontrast.config import load_config
 from mmcontrast.data import PairSource, open_source
 from mmcontrast.embedding import Advance
 from mmcontrast.embedding_folder import embed_to_folder
 from mmcontrast.errors import DataError, MMContrastError, ModelError
+from mmcontrast.evaluation.feature_memory import FeatureMemory
 from mmcontrast.evaluation.tasks import run_tasks
 from mmcontrast.evaluation.zero_shot import load_classnames, load_templates
 from mmcontrast.models import DualEncoder, SentencePieceTokenizer, save_tokenizer, train_sentencepiece
@@ -25,6 +26,21 @@ from mmcontrast.models import DualEncoder, SentencePieceTokenizer, save_tokenize
 _NO_LIMIT = 1 << 20
 WORKERS = 2
 """Processes that decode pictures; fewer where there are fewer processors."""
+
+
+class SharedWork:
+    """What one call of `evaluate` leaves to the next: the model that was loaded, and features of the last data."""
+
+    def __init__(self) -> None:
+        self.features = FeatureMemory()
+        self._name: DualEncoder | str | Path | None = None
+        self._model: DualEncoder | None = None
+
+    def encoder(self, model: DualEncoder | str | Path) -> DualEncoder:
+        """The model, loaded once; another one makes the features void."""
+        if self._model is None or self._name != model:
+            self._name, self._model, self.features = model, load_encoder(model), FeatureMemory()
+        return self._model
 
 
 def evaluate(
@@ -44,6 +60,7 @@ def evaluate(
     ks: Sequence[int] = (1, 5, 10),
     progress: Advance | None = None,
     say: Callable[[str], object] | None = None,
+    shared: SharedWork | None = None,
 ) -> dict[str, dict[str, float | None]]:
     """Run one or several tasks on a data set.
 
@@ -60,6 +77,7 @@ def evaluate(
         ks: of the recalls.
         progress: told how many more pictures or captions are done.
         say: told what the reader of the numbers should know: rule of positives, spelling of classes, left-out rows.
+        shared: handed to several calls, it keeps model and features, so that the same data is embedded once only.
 
     Returns:
         {task: {metric: value}}; None where a metric is not defined.
@@ -82,7 +100,9 @@ def evaluate(
             label_column=label_column,
             group_column=group_column,
         )
-    encoder = load_encoder(model)
+    shared = shared or SharedWork()
+    encoder = shared.encoder(model)
+    shared.features.origin = (str(data) if isinstance(data, str | Path) else id(data), split)
     evaluation = run_tasks(
         encoder,
         source,
@@ -95,6 +115,7 @@ def evaluate(
         batch_size=batch_size,
         workers=WORKERS,
         progress=progress,
+        memory=shared.features,
     )
     if say is not None:
         for line in [*left_out(source), *remarks(evaluation)]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,10 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType, ProjectConfiguration
 
 from mmcontrast import distributed
+from mmcontrast.build.captions import all_captions
 from mmcontrast.build.fine_tuning import starting_model
 from mmcontrast.config import Config, SourceConfig
-from mmcontrast.data import PairSource, PairStream, Row, open_source, open_stream
+from mmcontrast.data import PairSource, PairStream, open_source, open_stream
 from mmcontrast.errors import ConfigError, DataError, TrainingError
 from mmcontrast.models import (
     ClipTokenizer,
@@ -35,9 +35,6 @@ from mmcontrast.models import (
     save_tokenizer,
     train_sentencepiece,
 )
-
-TOKENIZER_ROWS = 1_000_000
-"""Rows of a stream that a SentencePiece vocabulary is learnt from; more do not change it."""
 
 MAX_CAPTION_WORDS = 20_000
 
@@ -102,16 +99,6 @@ def num_items(config: Config, source: PairSource | PairStream) -> int | None:
     if config.data.caption_sampling == "random":
         return len(source)
     return sum(len(source.captions(i)) for i in range(len(source)))
-
-
-def all_captions(source: PairSource | PairStream) -> Iterator[str]:
-    """Every caption of a source, without decoding a picture."""
-    if isinstance(source, PairStream):
-        for row in itertools.islice(source, TOKENIZER_ROWS):
-            yield from row.captions if isinstance(row, Row) else ()
-        return
-    for i in range(len(source)):
-        yield from source.captions(i)
 
 
 def make_tokenizer(config: Config, source: PairSource | PairStream, folder: Path) -> Tokenizer:
@@ -219,8 +206,3 @@ def caption_words(source: PairSource | PairStream) -> list[str]:
     for caption in all_captions(source):
         counts.update(re.findall(r"[^\W\d_]{2,}", caption.lower()))
     return sorted(word for word, count in counts.most_common(MAX_CAPTION_WORDS) if count > 1)
-
-
-def known_words(model: DualEncoder) -> set[str]:
-    """Words that class names may be split into: those of the training captions, or the tokenizer's."""
-    return set(model.extra.get("caption_words") or model.tokenizer.words())

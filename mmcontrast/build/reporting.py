@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from mmcontrast.build.folder import RunFolder
+from mmcontrast.build.remarks import remarks
 from mmcontrast.config import Config
 from mmcontrast.data import PairSource
 from mmcontrast.evaluation.tasks import Evaluation
@@ -81,16 +82,6 @@ def _gallery(evaluation: Evaluation, source: PairSource) -> GalleryPair:
         image_positives=lambda i: keys.image_queries(i, i + 1)[0],
         text_positives=lambda j: keys.text_queries(j, j + 1)[0],
     )
-
-
-def remarks(evaluation: Evaluation) -> list[str]:
-    """What the reader of the numbers should know."""
-    lines = []
-    if "retrieval" in evaluation.results:
-        lines.append(f"retrieval: a picture and a caption belong together by {evaluation.positives}")
-    if changed := [f"{name} -> {spelled}" for name, spelled in evaluation.spelled.items() if name != spelled]:
-        lines.append(f"zero_shot: class names as spelled in prompts: {', '.join(changed)}")
-    return lines + evaluation.notes
 
 
 def few_negatives_note(history: list[dict[str, Any]], batch_size: int) -> list[str]:

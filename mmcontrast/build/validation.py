@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from mmcontrast.build.parts import known_words
+from mmcontrast.build.captions import known_words
 from mmcontrast.config import Config, EvaluationConfig
-from mmcontrast.data import PairSource
+from mmcontrast.data import KeptPictures, PairSource
 from mmcontrast.errors import ConfigError
 from mmcontrast.evaluation.classnames import prompt_classnames
 from mmcontrast.evaluation.tasks import Evaluation, run_tasks
@@ -62,6 +62,7 @@ class Validation:
         self.templates = configured_templates(config)
         self.workers = config.data.workers
         self.max_image_pixels = config.data.max_image_pixels
+        self.kept = KeptPictures(config.evaluation.keep_pictures_mb * 10**6)
         labelled = source.label_names is not None or config.evaluation.classnames is not None
         self.tasks: Sequence[str] = [task for task in self.settings.tasks if task != "zero_shot" or labelled]
         check_measurable(source, self.settings, self.tasks)
@@ -79,6 +80,7 @@ class Validation:
             batch_size=self.settings.batch_size,
             workers=self.workers,
             max_image_pixels=self.max_image_pixels,
+            kept=self.kept,
         )
 
     def __call__(self, model: nn.Module) -> dict[str, float | None]:

@@ -148,9 +148,11 @@ def _evaluate_suite(model: str, path: Path, output: Path | None) -> None:
     from mmcontrast import build
 
     results: dict[str, Mapping[str, float | None]] = {}
+    shared = build.SharedWork()  # the model is loaded once, and data that follows itself is embedded once
     for task in suite.tasks:
+        options = task.model_dump(exclude={"name"})
         with progress(task.name) as advance:
-            scores = build.evaluate(model, progress=advance, say=show_remark, **task.model_dump(exclude={"name"}))
+            scores = build.evaluate(model, progress=advance, say=show_remark, shared=shared, **options)
         results[task.name] = scores[task.task]
         if output:  # what is measured is kept if a later task fails
             write_json(results, output)

@@ -204,6 +204,11 @@ class EvaluationConfig(Section):
     """What is measured; zero_shot is left out where the data has no labels."""
     batch_size: Count = 256
     """Pictures or captions embedded at a time."""
+    keep_pictures_mb: Annotated[int, Field(ge=0)] = 1000
+    """Memory, in MB a process, for decoded validation pictures, so that only the first evaluation decodes; 0 for none.
+
+    A set that needs more is decoded anew each time.
+    """
     templates: Text | Annotated[list[Text], Field(min_length=1)] | None = None
     """Prompts of zero_shot with {} for the class name, or a file with one a line; null takes general ones."""
     classnames: dict[str, Text] | list[Text] | None = None

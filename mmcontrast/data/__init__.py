@@ -3,6 +3,7 @@
 from mmcontrast.data.collate import collate
 from mmcontrast.data.columns import Columns
 from mmcontrast.data.dataset import PairDataset, PairItem
+from mmcontrast.data.kept_pictures import KeptPictures
 from mmcontrast.data.keys import caption_key, normalise_caption, text_key
 from mmcontrast.data.loader import ImageBatch, image_loader, stream_loader, train_loader
 from mmcontrast.data.rows import PairSource, Row
@@ -17,6 +18,7 @@ __all__ = [
     "Draw",
     "GlobalBatchSampler",
     "ImageBatch",
+    "KeptPictures",
     "PairDataset",
     "PairItem",
     "PairSource",

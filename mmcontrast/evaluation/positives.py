@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from mmcontrast.errors import DataError
 from mmcontrast.types import NO_KEY
@@ -39,6 +40,26 @@ class PositiveKeys:
     def text_queries(self, start: int, stop: int) -> Tensor:
         """(stop - start, n) bool: positives of the texts start..stop among all pictures."""
         return _matches(self.image, self.text[start:stop]).T
+
+    def pairs(self, limit: int) -> tuple[Tensor, Tensor] | None:
+        """All pairs of positives, or None where there are more than `limit`.
+
+        Returns:
+            (p,) int64 pictures, ascending, and (p,) int64 texts; each pair once.
+        """
+        keys = self.image.sort(dim=1).values
+        repeated = functional.pad(keys[:, 1:] == keys[:, :-1], (1, 0))
+        keys = keys.masked_fill(repeated, NO_KEY)
+        texts = self.text.argsort(stable=True)
+        ordered = self.text[texts]
+        first, stop = (torch.searchsorted(ordered, keys, right=right) for right in (False, True))
+        found = (stop - first).masked_fill(keys == NO_KEY, 0).flatten()  # (n * c,)
+        total = int(found.sum())
+        if total > limit:
+            return None
+        place = torch.arange(total, device=keys.device) - (found.cumsum(0) - found).repeat_interleave(found)
+        pictures = torch.arange(len(keys), device=keys.device).repeat_interleave(found.view(keys.shape).sum(dim=1))
+        return pictures, texts[first.flatten().repeat_interleave(found) + place]
 
 
 def _matches(image: Tensor, text: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Retrieval both ways over whole galleries, in memory that grows with the gallery but not with the queries."""
+"""Retrieval both ways over whole galleries, in memory that grows with their features and not with their product."""
 
 from __future__ import annotations
 
@@ -11,10 +11,17 @@ from mmcontrast.errors import DataError, ModelError
 from mmcontrast.evaluation import metrics
 from mmcontrast.evaluation.metrics import Metrics
 from mmcontrast.evaluation.positives import PositiveKeys
+from mmcontrast.evaluation.ranking import Ranking, rank_both_ways
 
 RECALL_KS = (1, 5, 10)
 # A tile of chunk x gallery scores and the few copies that ranking makes of it: 128 MiB each at most.
 _TILE_ELEMENTS = 1 << 24
+# Above so many positives of one query, or so many a row of all, they are looked up tile by tile and not listed.
+_LISTED_WIDTH = 32
+_LISTED_PER_ROW = 16
+_CHUNK = 256
+_TILE = 1024  # such a tile of float32 stays in a processor's cache
+_TILE_ON_GPU = 8192
 
 
 def retrieval_metrics(
@@ -23,8 +30,9 @@ def retrieval_metrics(
     keys: PositiveKeys,
     *,
     ks: Sequence[int] = RECALL_KS,
-    chunk: int = 256,
+    chunk: int | None = None,
     strict: bool = True,
+    progress: Callable[[int], object] | None = None,
 ) -> Metrics:
     """Recall, ranks and mAP@R, image to text and text to image.
 
@@ -36,8 +44,10 @@ def retrieval_metrics(
         text_features: (m, d), normalised here.
         keys: who is a positive of whom; every query needs at least one positive.
         ks: of the recalls.
-        chunk: queries that are scored at a time; the results do not depend on it.
+        chunk: pictures, and captions, that are scored at a time; the results do not depend on it. None takes what
+            suits the device.
         strict: a k above the size of a gallery is an error; otherwise that recall is None.
+        progress: called now and then with the number of further pictures that are ranked.
 
     Returns:
         `image_to_text_recall@k`, `image_to_text_mean_rank`, `image_to_text_median_rank`, `image_to_text_map@r`,
@@ -49,9 +59,11 @@ def retrieval_metrics(
     if strict:
         check_ks(ks, len(image_features), "pictures")
         check_ks(ks, len(text_features), "captions")
-    images, texts = metrics.exact_units(image_features), metrics.exact_units(text_features)
-    to_text = _one_way(images, texts, keys.image_queries, ks, chunk, "image")
-    to_image = _one_way(texts, images, keys.text_queries, ks, chunk, "text")
+    if chunk is not None and chunk < 1:
+        raise DataError(f"chunk is {chunk}, it must be at least 1")
+    by_image, by_text = _rankings(image_features, text_features, keys, chunk, progress)
+    to_text = _summary(by_image, ks, len(text_features))
+    to_image = _summary(by_text, ks, len(image_features))
     result: Metrics = {f"image_to_text_{name}": value for name, value in to_text.items()}
     result |= {f"text_to_image_{name}": value for name, value in to_image.items()}
     recalls = [value for name, value in result.items() if "_recall@" in name and value is not None]
@@ -61,14 +73,35 @@ def retrieval_metrics(
     return result
 
 
+def _rankings(
+    images: Tensor,
+    texts: Tensor,
+    keys: PositiveKeys,
+    chunk: int | None,
+    progress: Callable[[int], object] | None,
+) -> tuple[Ranking, Ranking]:
+    pairs = keys.pairs(_LISTED_PER_ROW * (len(images) + len(texts)))
+    if pairs is not None:
+        sizes = [of.bincount(minlength=len(rows)) for of, rows in zip(pairs, (images, texts), strict=True)]
+        for size, kind in zip(sizes, ("image", "text"), strict=True):
+            _check_answerable(size[:, None] > 0, kind, 0)
+        if max(int(size.max()) for size in sizes) <= _LISTED_WIDTH:
+            tile = chunk or (_TILE if images.device.type == "cpu" else _TILE_ON_GPU)
+            return rank_both_ways(images, texts, pairs, tile=tile, progress=progress)
+    units, text_units = metrics.exact_units(images), metrics.exact_units(texts)
+    by_image = _one_way(units, text_units, keys.image_queries, chunk or _CHUNK, "image", progress)
+    return by_image, _one_way(text_units, units, keys.text_queries, chunk or _CHUNK, "text", None)
+
+
 def _one_way(
     queries: Tensor,
     gallery: Tensor,
     positives: Callable[[int, int], Tensor],
-    ks: Sequence[int],
     chunk: int,
     kind: str,
-) -> Metrics:
+    progress: Callable[[int], object] | None,
+) -> Ranking:
+    """The ranks of queries with any number of positives, by whole rows of exact scores."""
     ranks = torch.empty(len(queries), dtype=torch.int64)
     precision = torch.empty(len(queries), dtype=torch.float64)
     for start, stop in _spans(len(queries), len(gallery), chunk):
@@ -77,11 +110,17 @@ def _one_way(
         scores = queries[start:stop] @ gallery.T  # (chunk, m)
         ranks[start:stop] = metrics.first_ranks(scores, positive)
         precision[start:stop] = metrics.average_precision_at_r(scores, positive)
-    recalls: Metrics = {f"recall@{k}": metrics.hit_share(ranks, k) if k <= len(gallery) else None for k in ks}
+        if progress:
+            progress(stop - start)
+    return Ranking(ranks, precision)
+
+
+def _summary(ranking: Ranking, ks: Sequence[int], gallery: int) -> Metrics:
+    recalls: Metrics = {f"recall@{k}": metrics.hit_share(ranking.ranks, k) if k <= gallery else None for k in ks}
     return recalls | {
-        "mean_rank": metrics.mean_rank(ranks),
-        "median_rank": metrics.median_rank(ranks),
-        "map@r": precision.mean().item(),
+        "mean_rank": metrics.mean_rank(ranking.ranks),
+        "median_rank": metrics.median_rank(ranking.ranks),
+        "map@r": ranking.precision.mean().item(),
     }
 
 

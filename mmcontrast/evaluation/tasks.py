@@ -9,11 +9,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from mmcontrast.data.kept_pictures import KeptPictures
 from mmcontrast.data.keys import normalise_caption
 from mmcontrast.data.rows import PairSource
 from mmcontrast.embedding import Advance, Encoder, embed_images, embed_texts
 from mmcontrast.errors import DataError
 from mmcontrast.evaluation.classnames import prompt_classnames
+from mmcontrast.evaluation.feature_memory import FeatureMemory
 from mmcontrast.evaluation.metrics import Metrics
 from mmcontrast.evaluation.positives import PositiveKeys, caption_keys, check_rule, id_keys, value_keys
 from mmcontrast.evaluation.retrieval import RECALL_KS, check_ks, retrieval_metrics
@@ -97,15 +99,23 @@ def embed_data(
     workers: int = 0,
     max_image_pixels: int = MAX_IMAGE_PIXELS,
     progress: Advance | None = None,
+    kept: KeptPictures | None = None,
+    memory: FeatureMemory | None = None,
 ) -> EmbeddedData:
     """Embed a source once for all tasks; the captions only if `texts`. See `embed_images`, `embed_texts`."""
-    images = embed_images(
-        encoder,
+    memory = memory or FeatureMemory()
+    images = memory.images(
         source,
-        batch_size=batch_size,
-        workers=workers,
-        max_image_pixels=max_image_pixels,
-        progress=progress,
+        (batch_size, max_image_pixels),
+        lambda: embed_images(
+            encoder,
+            source,
+            batch_size=batch_size,
+            workers=workers,
+            max_image_pixels=max_image_pixels,
+            progress=progress,
+            kept=kept,
+        ),
     )
     positions: list[int] = images.positions.tolist()
     own = [source.captions(position) for position in positions] if texts else []
@@ -114,7 +124,9 @@ def embed_data(
     if texts:
         if not captions:
             raise DataError(f"{source.name}: retrieval needs captions, and it has none")
-        features = embed_texts(encoder, captions, batch_size=batch_size, progress=progress)
+        features = memory.texts(
+            captions, batch_size, lambda: embed_texts(encoder, captions, batch_size=batch_size, progress=progress)
+        )
     return EmbeddedData(
         name=source.name,
         image_features=images.features,
@@ -144,6 +156,8 @@ def run_tasks(
     workers: int = 0,
     max_image_pixels: int = MAX_IMAGE_PIXELS,
     progress: Advance | None = None,
+    kept: KeptPictures | None = None,
+    memory: FeatureMemory | None = None,
 ) -> Evaluation:
     """Embed a source once and run the tasks on it.
 
@@ -161,6 +175,8 @@ def run_tasks(
         workers: processes that decode.
         max_image_pixels: larger pictures count as undecodable.
         progress: called with the number of pictures, then captions, done.
+        kept: decoded pictures of an earlier evaluation, and a place for them; None decodes anew.
+        memory: features of an earlier evaluation by the same encoder, and a place for them; None embeds anew.
     """
     _check_tasks(tasks)
     check_rule(positives)
@@ -173,6 +189,8 @@ def run_tasks(
         workers=workers,
         max_image_pixels=max_image_pixels,
         progress=progress,
+        kept=kept,
+        memory=memory,
     )
     results: dict[str, Metrics] = {}
     notes = _bad_row_notes(data)

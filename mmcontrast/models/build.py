@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from mmcontrast.errors import ModelError
-from mmcontrast.models import towers_bag_of_words, towers_open_clip, towers_timm, towers_transformers
 from mmcontrast.models.dual_encoder import DualEncoder
 from mmcontrast.models.projection import build_projection
 from mmcontrast.models.spec import ImageTowerSpec, ModelSpec, TextTowerSpec
@@ -63,11 +62,20 @@ def build_dual_encoder(spec: ModelSpec, tokenizer: Tokenizer, *, seed: int | Non
     return model
 
 
+# The libraries are imported where they are needed: a model of one should not wait for the others.
+
+
 def _image_tower(spec: ImageTowerSpec, embed_dim: int) -> BuiltImageTower:
     if spec.library == "timm":
+        from mmcontrast.models import towers_timm
+
         return towers_timm.build_image_tower(spec)
     if spec.library == "open_clip":
+        from mmcontrast.models import towers_open_clip
+
         return towers_open_clip.build_image_tower(spec, embed_dim)
+    from mmcontrast.models import towers_transformers
+
     return towers_transformers.build_image_tower(spec)
 
 
@@ -88,9 +96,15 @@ def _channels_last(tower: nn.Module) -> None:
 
 def _text_tower(spec: TextTowerSpec, embed_dim: int, tokenizer: Tokenizer) -> BuiltTextTower:
     if spec.library == "open_clip":
+        from mmcontrast.models import towers_open_clip
+
         return towers_open_clip.build_text_tower(spec, embed_dim, tokenizer)
     if spec.library == "bag_of_words":
+        from mmcontrast.models import towers_bag_of_words
+
         return towers_bag_of_words.build_text_tower(spec, tokenizer)
+    from mmcontrast.models import towers_transformers
+
     return towers_transformers.build_text_tower(spec, tokenizer)
 
 

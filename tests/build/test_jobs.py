@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,12 @@ import torch
 from PIL import Image
 
 import mmcontrast
-from mmcontrast.build import holds_quickstart, quickstart_config, train_tokenizer
+from mmcontrast.build import SharedWork, holds_quickstart, quickstart_config, train_tokenizer
 from mmcontrast.config import load_config
 from mmcontrast.data import PairSource, open_source
 from mmcontrast.data.scenes import SHAPES
 from mmcontrast.errors import DataError, MMContrastError, ModelError
+from mmcontrast.evaluation import tasks
 from mmcontrast.models import load_tokenizer
 from mmcontrast.preprocess import decode_image
 
@@ -53,6 +56,36 @@ def test_path_model_and_source_give_the_same(tiny_run: Path, scenes: PairSource)
     by_model = mmcontrast.evaluate(model, scenes)
     assert by_path.keys() == by_model.keys() == {"retrieval"}
     assert by_path["retrieval"] == pytest.approx(by_model["retrieval"])
+
+
+def test_shared_work_loads_and_embeds_once(tiny_run: Path, scenes: PairSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, embedded = [], []
+    load, embed = mmcontrast.DualEncoder.from_pretrained, tasks.embed_images
+    monkeypatch.setattr(
+        mmcontrast.DualEncoder, "from_pretrained", lambda *given, **named: loaded.append(1) or load(*given, **named)
+    )
+    monkeypatch.setattr(tasks, "embed_images", lambda *given, **named: embedded.append(1) or embed(*given, **named))
+    model = str(tiny_run / "model")
+    alone = [mmcontrast.evaluate(model, SCENES, task, split="validation") for task in ("retrieval", "zero_shot")]
+    assert (len(loaded), len(embedded)) == (2, 2)
+    shared = SharedWork()
+    both = [
+        mmcontrast.evaluate(model, SCENES, task, split="validation", shared=shared)
+        for task in ("retrieval", "zero_shot")
+    ]
+    assert (len(loaded), len(embedded)) == (3, 3)
+    assert both == alone
+    mmcontrast.evaluate(model, SCENES, split="train", shared=shared)
+    assert (len(loaded), len(embedded)) == (3, 4)
+
+
+def test_an_evaluation_imports_only_the_libraries_of_its_model(tiny_run: Path) -> None:
+    script = (
+        "import sys, mmcontrast.build.jobs, mmcontrast.models.build, mmcontrast.models.towers_timm\n"
+        "print([name for name in ('open_clip', 'transformers', 'accelerate', 'matplotlib') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_columns_by_name(tiny_run: Path, table: Path) -> None:

@@ -47,6 +47,9 @@ class Build(ModuleType):
         self.note("evaluate", args, kwargs)
         return {kwargs["task"]: {"value": float(len(self.calls))}}
 
+    class SharedWork:
+        """Handed to all evaluations of a suite."""
+
     def embed(self, *args: Any, **kwargs: Any) -> dict[str, int]:
         self.note("embed", args, kwargs)
         return {"images": 3, "captions": 6}
@@ -163,6 +166,8 @@ def test_suite_runs_every_task(build: Build, run: Callable[..., Result], tmp_pat
     assert build.calls[0][2]["positives"] == "label"
     assert build.calls[1][2]["templates"] == ["a {}"]
     assert set(build.calls[0][2]) == set(build.calls[1][2])
+    assert isinstance(build.calls[0][2]["shared"], Build.SharedWork)
+    assert build.calls[0][2]["shared"] is build.calls[1][2]["shared"]
 
 
 def test_embed_and_tokenizer(build: Build, run: Callable[..., Result], tmp_path: Path) -> None:

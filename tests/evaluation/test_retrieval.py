@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmcontrast.errors import DataError, ModelError
+from mmcontrast.evaluation import retrieval
 from mmcontrast.evaluation.metrics import Metrics
 from mmcontrast.evaluation.positives import PositiveKeys, caption_keys, id_keys, value_keys
 from mmcontrast.evaluation.retrieval import best_matches, retrieval_metrics
@@ -135,14 +136,37 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-def test_no_tensor_is_larger_than_a_chunk_times_the_gallery() -> None:
+def test_no_tensor_is_larger_than_the_features_or_a_tile() -> None:
     image, text, keys = random_case(300, d=8)
     with LargestTensor() as watch:
         retrieval_metrics(image, text, keys, chunk=10)
-    assert watch.elements == 10 * len(text)  # of 450 000 scores in all
+    assert watch.elements == text.numel()  # 12 000; of scores there are 450 000 in all
+    with LargestTensor() as watch:
+        retrieval_metrics(image, text, keys, chunk=200)
+    assert watch.elements <= 2 * 200**2  # a tile, filled up to whole blocks
     with LargestTensor() as watch:
         best_matches(image, text, 5, chunk=10)
     assert watch.elements == 10 * len(text)
+
+
+@pytest.mark.parametrize("listed", [0, 1 << 20])
+def test_rows_with_many_positives_take_another_way_to_the_same_numbers(
+    listed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = [retrieval_metrics(*case) for case in (random_case(), many_ties())]
+    monkeypatch.setattr(retrieval, "_LISTED_PER_ROW", listed)
+    monkeypatch.setattr(retrieval, "_LISTED_WIDTH", listed)
+    for case, found in zip((random_case(), many_ties()), expected, strict=True):
+        assert retrieval_metrics(*case) == pytest.approx(found, abs=1e-12)
+
+
+def test_progress_counts_every_picture() -> None:
+    image, text, keys = random_case(30)
+    for chunk in (7, 1000):
+        done: list[int] = []
+        retrieval_metrics(image, text, keys, chunk=chunk, progress=done.append)
+        assert sum(done) == 30
+        assert len(done) == -(-30 // chunk)
 
 
 def test_one_caption_rule_finds_what_the_id_rule_misses() -> None:

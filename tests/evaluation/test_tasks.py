@@ -7,6 +7,7 @@ import torch
 from evaluation_fakes import FakeEncoder, FakeSource
 
 from mmcontrast.errors import DataError
+from mmcontrast.evaluation.feature_memory import FeatureMemory
 from mmcontrast.evaluation.tasks import embed_data, run_tasks
 
 
@@ -37,6 +38,29 @@ def test_pictures_and_captions_are_embedded_once_for_all_tasks() -> None:
     run_tasks(encoder, labelled_source(), ["retrieval", "zero_shot"], templates=["class {c}"])
     assert sum(encoder.image_batches) == 12
     assert [len(batch) for batch in encoder.text_batches] == [24, 12]  # captions, then prompts
+
+
+def test_a_memory_spares_pictures_and_captions_of_the_same_rows() -> None:
+    encoder, memory, source = FakeEncoder(), FeatureMemory(), labelled_source()
+    first = run_tasks(encoder, source, ["retrieval"], memory=memory)
+    again = run_tasks(encoder, labelled_source(), ["retrieval"], positives="label", memory=memory)
+    zero_shot = run_tasks(encoder, labelled_source(), ["zero_shot"], templates=["class {c}"], memory=memory)
+    assert sum(encoder.image_batches) == 12
+    assert [len(batch) for batch in encoder.text_batches] == [24, 12]  # captions, then prompts
+    assert again.results == first.results == run_tasks(FakeEncoder(), source, ["retrieval"]).results
+    assert zero_shot.results == run_tasks(FakeEncoder(), source, ["zero_shot"], templates=["class {c}"]).results
+
+
+def test_a_memory_knows_other_rows_other_origins_and_other_batches() -> None:
+    encoder, memory = FakeEncoder(), FeatureMemory()
+    run_tasks(encoder, labelled_source(), ["zero_shot"], memory=memory)
+    run_tasks(encoder, labelled_source(11), ["zero_shot"], memory=memory)
+    memory.origin = ("fake.parquet", "test")
+    run_tasks(encoder, labelled_source(11), ["zero_shot"], memory=memory)
+    run_tasks(encoder, labelled_source(11), ["zero_shot"], memory=memory, batch_size=100)
+    assert sum(encoder.image_batches) == 12 + 3 * 11
+    run_tasks(encoder, labelled_source(11), ["zero_shot"], memory=memory, batch_size=100)
+    assert sum(encoder.image_batches) == 12 + 3 * 11
 
 
 def test_zero_shot_alone_needs_no_captions() -> None:
