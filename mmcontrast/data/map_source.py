@@ -85,6 +85,15 @@ class RowSource:
         """Position of row i in its file, from 0, a header not counted."""
         return int(self._row_numbers[i])
 
+    @property
+    def files(self) -> list[str]:
+        """Data files that the rows stand in, or the one name where they are in none."""
+        return self._files
+
+    def places(self) -> bytes:
+        """Where each row and its picture stands, for telling sources apart."""
+        return b"".join(array.tobytes() for array in (self._positions, self._row_numbers, self._file_numbers))
+
     def file(self, i: int) -> str:
         """Data file that row i stands in."""
         file: str = self._files[self._file_numbers[i]]

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mmcontrast.data.transforms import colour_matrix, crop_box, train_transform
 from mmcontrast.errors import ConfigError
-from mmcontrast.preprocess import ImagePreprocess
+from mmcontrast.preprocess import ImagePreprocess, to_tensor
 
 PREPROCESS = ImagePreprocess(16)
 
@@ -109,11 +109,11 @@ def test_colour_matrix_against_the_textbook() -> None:
 def test_contrast_keeps_the_mean_and_grey_has_no_colour() -> None:
     transform = train_transform(PREPROCESS, "strong")
     image = Image.blend(picture(1, (16, 16)), Image.new("RGB", (16, 16), "grey"), 0.5)  # nothing to be clipped
-    plain, grey = (np.asarray(transform._recolour(image, [0.5, 0.9, 0.5, 0.5, u])).astype(float) for u in (0.9, 0.0))
-    before = np.asarray(image).astype(float)
-    assert abs(plain.mean() - before.mean()) < 3
-    assert plain.std() > before.std()
-    assert np.ptp(grey, axis=2).max() <= 1
+    before = to_tensor(image)
+    plain, grey = (transform._recolour(before, [0.5, 0.9, 0.5, 0.5, u]).numpy().astype(float) for u in (0.9, 0.0))
+    assert abs(plain.mean() - before.double().mean()) < 3
+    assert plain.std() > before.double().std()
+    assert np.ptp(grey, axis=0).max() <= 1
 
 
 def test_erasing() -> None:
