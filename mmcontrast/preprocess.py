@@ -143,7 +143,8 @@ class ImagePreprocess:
         pixels = pixels.contiguous(memory_format=torch.channels_last)  # on bytes: a quarter of the work
         mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1) * 255
         std = torch.tensor(self.std, device=pixels.device).view(3, 1, 1) * 255
-        return (pixels.float() - mean) / std
+        values = pixels.to(torch.float32, copy=True)  # ours, so that no further memory of its size is needed
+        return values.sub_(mean).div_(std)
 
 
 def to_tensor(image: Image.Image) -> Tensor:

@@ -57,16 +57,17 @@ class ImageCache:
         self.folder = folder
         try:
             seal = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+            digest, length = str(seal["index"]), int(seal["bytes"])
+            self._reasons = {int(row): str(reason) for row, reason in seal["bad_rows"].items()}
             index = (folder / INDEX).read_bytes()
             size = (folder / PICTURES).stat().st_size
-        except (OSError, ValueError) as error:
-            raise self._damaged(f"cannot be read ({error})") from None
-        if hashlib.blake2b(index).hexdigest() != seal["index"]:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise self._damaged(f"cannot be read ({type(error).__name__}: {error})") from None
+        if hashlib.blake2b(index).hexdigest() != digest:
             raise self._damaged(f"{INDEX} is not what was written")
-        if size != seal["bytes"]:
-            raise self._damaged(f"{PICTURES} has {size} bytes instead of {seal['bytes']}")
+        if size != length:
+            raise self._damaged(f"{PICTURES} has {size} bytes instead of {length}")
         self._index: NDArray[np.void] = np.load(folder / INDEX, allow_pickle=False)
-        self._reasons = {int(row): reason for row, reason in seal["bad_rows"].items()}
         self._checked = np.zeros(len(self._index), dtype=bool)
         self._pictures: NDArray[np.uint8] | None = None
 
