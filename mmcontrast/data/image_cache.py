@@ -109,17 +109,26 @@ def cache_place(folder: str | Path, source: PairSource, settings: CacheSettings)
     """
     key = hashlib.blake2b(digest_size=10)
     key.update(json.dumps([FORMAT, source.name, len(source), asdict(settings)]).encode())
-    files = [Path(file) for file in source.files] if isinstance(source, RowSource) else []
-    in_files = bool(files) and all(file.is_file() for file in files)
-    if in_files and isinstance(source, RowSource) and not isinstance(source.image(0), Path):
-        for file in files:
-            key.update(_state(file).encode())
-        key.update(source.places())
-    else:
+    states = _states_of_files(source)
+    if states is None:
         for row in range(len(source)):
             key.update(_row_state(source, row))
+    else:
+        key.update(states)
     stem = "".join(c if c.isalnum() else "-" for c in Path(source.name).stem)[-40:].strip("-")
     return Path(folder) / f"{stem or 'pictures'}-{key.hexdigest()}"
+
+
+def _states_of_files(source: PairSource) -> bytes | None:
+    """What tells the files apart that hold all pictures; None where pictures have a file each, or none."""
+    if not isinstance(source, RowSource) or isinstance(source.image(0), Path):
+        return None
+    if source.fingerprint is not None:
+        return source.fingerprint.encode() + source.places()
+    files = [Path(file) for file in source.files]
+    if not all(file.is_file() for file in files):
+        return None
+    return "".join(map(_state, files)).encode() + source.places()
 
 
 def _row_state(source: PairSource, row: int) -> bytes:

@@ -29,6 +29,9 @@ class RowSource:
         pictures: access to the pictures.
         label_names: names of the classes, or None.
         bad_rows: rows left out.
+
+    Attributes:
+        fingerprint: what tells the data from any other, where a library knows it; else None.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class RowSource:
         bad_rows: list[BadRow],
     ) -> None:
         self.name, self.columns, self.bad_rows = name, columns, bad_rows
+        self.fingerprint: str | None = None
         self._pictures = pictures
         self._positions = np.array([position for position, _ in rows], dtype=np.int64)
         self._row_numbers = np.array([raw.row for _, raw in rows], dtype=np.int64)

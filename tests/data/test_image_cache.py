@@ -312,6 +312,25 @@ def test_pictures_in_no_file_are_told_apart_by_their_bytes(tmp_path: Path) -> No
     assert cache_place(tmp_path, one, SETTINGS) != cache_place(tmp_path, other, SETTINGS)
 
 
+def test_a_saved_data_set_is_known_by_its_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def save(name: str, seed: int) -> PairSource:
+        rows = {"image": [picture(seed + i) for i in range(3)], "caption": ["a", "b", "c"]}
+        features = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
+        datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / name))
+        return open_source(tmp_path / name)
+
+    one, place = save("one", 0), cache_place(tmp_path, save("one", 0), SETTINGS)
+    read: list[int] = []
+    image = type(one).image
+    monkeypatch.setattr(type(one), "image", lambda self, i: (read.append(i), image(self, i))[1])
+    assert cache_place(tmp_path, open_source(tmp_path / "one"), SETTINGS) == place
+    assert read == [0]  # not all of a data set that may be large
+    shutil.rmtree(tmp_path / "one")
+    assert cache_place(tmp_path, save("one", 5), SETTINGS) != place
+
+
 def test_a_damaged_picture_stops_the_training(tmp_path: Path, source: PairSource) -> None:
     cache = open_image_cache(tmp_path / "cache", source, SETTINGS)
     data = bytearray((cache.folder / PICTURES).read_bytes())
