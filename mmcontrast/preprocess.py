@@ -42,8 +42,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def decode_image(source: bytes | Path, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
+def decode_image(
+    source: bytes | Path, max_pixels: int = MAX_IMAGE_PIXELS, least_side: int | None = None
+) -> Image.Image:
     """Decode one picture to RGB.
+
+    Args:
+        source: the encoded picture, or its file.
+        max_pixels: the most that it may claim.
+        least_side: a JPEG may come out at 1/2, 1/4 or 1/8 of its size, which is decoded sooner, as long as its
+            shorter side keeps so many pixels; None = whole. Other formats always come whole.
 
     Raises:
         DataError: the bytes are no picture, are cut off, or claim more than `max_pixels` pixels (seen in the
@@ -59,6 +67,8 @@ def decode_image(source: bytes | Path, max_pixels: int = MAX_IMAGE_PIXELS) -> Im
                         f"picture of {image.width} x {image.height} pixels is over the limit of {max_pixels} "
                         "(data.max_image_pixels)"
                     )
+                if least_side is not None and (scale := min(image.size) // least_side) > 1:
+                    image.draft(None, (image.width // scale, image.height // scale))
                 image.load()
                 return to_rgb(image)
     except DataError:
@@ -69,6 +79,17 @@ def decode_image(source: bytes | Path, max_pixels: int = MAX_IMAGE_PIXELS) -> Im
         raise DataError("picture is a decompression bomb") from None
     except Exception as error:  # Pillow's plugins raise whatever a damaged file makes them stumble over
         raise DataError(f"undecodable picture: {type(error).__name__}: {error}") from None
+
+
+def header_size(source: bytes | Path) -> tuple[int, int]:
+    """Width and height that a picture claims, without decoding it; DataError if it is none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+                return image.size
+    except Exception as error:
+        raise DataError(f"not a picture: {type(error).__name__}") from None
 
 
 @dataclass(frozen=True)
@@ -122,7 +143,8 @@ class ImagePreprocess:
         """
         pixels = pixels.contiguous(memory_format=torch.channels_last)  # on bytes: a quarter of the work
         mean, std = (_on_device(values, pixels.device) for values in (self.mean, self.std))
-        return (pixels.float() - mean) / std
+        values = pixels.to(torch.float32, copy=True)  # ours, so that no further memory of its size is needed
+        return values.sub_(mean).div_(std)
 
 
 @lru_cache(maxsize=64)

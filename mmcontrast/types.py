@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 NO_KEY = 0
@@ -34,6 +36,14 @@ class Tokens:
     input_ids: Tensor
     attention_mask: Tensor
     truncated: int = 0
+
+    @classmethod
+    def padded(cls, flat: NDArray[np.integer], lengths: NDArray[np.integer], pad_id: int, truncated: int) -> Tokens:
+        """From the ids of b captions one after another, and the (b,) length of each."""
+        mask = np.arange(lengths.max()) < lengths[:, None]  # (b, t)
+        input_ids = np.full(mask.shape, pad_id, dtype=np.int64)
+        input_ids[mask] = flat
+        return cls(torch.from_numpy(input_ids), torch.from_numpy(mask.astype(np.int64)), truncated)
 
 
 @dataclass

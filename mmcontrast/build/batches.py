@@ -6,12 +6,14 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 
 from mmcontrast import distributed
 from mmcontrast.build.guidance import ClusterSource, Guidance, Probability
 from mmcontrast.build.map_batches import MapBatches
+from mmcontrast.build.reading import caption_table, image_cache
 from mmcontrast.build.stream_batches import StreamBatches
-from mmcontrast.config import Config
+from mmcontrast.config import Config, total_steps
 from mmcontrast.data import (
     GlobalBatchSampler,
     PairDataset,
@@ -22,8 +24,8 @@ from mmcontrast.data import (
     train_loader,
     train_transform,
 )
-from mmcontrast.data.dataset import Transform
 from mmcontrast.data.exclusion import source_keys
+from mmcontrast.data.transforms import TrainTransform
 from mmcontrast.models import DualEncoder
 
 __all__ = ["MapBatches", "StreamBatches", "make_batches"]
@@ -44,6 +46,7 @@ def make_batches(
     clusters: ClusterSource | None = None,
     probability: Probability | None = None,
     start_step: int = 0,
+    console: Console | None = None,
 ) -> MapBatches | StreamBatches:
     """Loader, sampler and augmentation of the training pairs.
 
@@ -55,6 +58,7 @@ def make_batches(
         clusters: by which batches are guided; None for a plain shuffle.
         probability: that two rows match after all; see `Guidance`.
         start_step: from which on batches are guided.
+        console: where the progress of tokenizing and of the image cache is shown; None for nowhere.
     """
     data = config.data
     transform = train_transform(
@@ -69,16 +73,17 @@ def make_batches(
         guidance = _guidance(config, source, clusters, probability, start_step)
     if isinstance(source, PairStream):
         return _stream_batches(config, source, model, transform, siblings, guidance)
-    return _map_batches(config, source, model, transform, siblings, guidance)
+    return _map_batches(config, source, model, transform, siblings, guidance, console or Console(quiet=True))
 
 
 def _map_batches(
     config: Config,
     source: PairSource,
     model: DualEncoder,
-    transform: Transform,
+    transform: TrainTransform,
     siblings: bool,
     guidance: Guidance | None,
+    console: Console,
 ) -> MapBatches:
     data, training = config.data, config.training
     dataset = PairDataset(
@@ -88,6 +93,8 @@ def _map_batches(
         caption_sampling=data.caption_sampling,
         max_image_pixels=data.max_image_pixels,
         reserve_captions=siblings,
+        draft_side=transform.draft_side if data.draft_decoding else None,
+        cache=image_cache(config, source, transform, console),
     )
     sampler = GlobalBatchSampler(
         len(dataset),
@@ -96,8 +103,14 @@ def _map_batches(
         rank=distributed.rank(),
         world_size=distributed.world_size(),
     )
+    draws = total_steps(config, len(dataset)) * training.global_batch_size
     loader = train_loader(
-        dataset, sampler, model.tokenizer, data.workers, sibling_share=SIBLING_SHARE if siblings else None
+        dataset,
+        sampler,
+        model.tokenizer,
+        data.workers,
+        sibling_share=SIBLING_SHARE if siblings else None,
+        table=caption_table(config, source, model, draws, console),
     )
     return MapBatches(loader, sampler, len(source), guidance)
 
@@ -106,7 +119,7 @@ def _stream_batches(
     config: Config,
     source: PairStream,
     model: DualEncoder,
-    transform: Transform,
+    transform: TrainTransform,
     siblings: bool,
     guidance: Guidance | None,
 ) -> StreamBatches:
@@ -122,6 +135,7 @@ def _stream_batches(
         repeat=True,
         max_image_pixels=data.max_image_pixels,
         reserve_captions=siblings,
+        draft_side=transform.draft_side if data.draft_decoding else None,
     )
     local_batch = training.global_batch_size // world_size
     loader = stream_loader(

@@ -16,6 +16,7 @@ _FREE = (
     "output",
     "evaluation",
     "data.workers",
+    "data.pretokenize",
     "training.checkpoint_every_steps",
     "training.early_stopping_patience",
     "training.keep_checkpoints",

@@ -165,6 +165,7 @@ def prepare(config: Config, console: Console, *, resume: bool = False, overwrite
         clusters=objective.clusters,
         probability=make_judge(config, objective, source, model),
         start_step=round(config.negatives.cluster.start * schedule.total_steps),
+        console=console,
     )
     torch.manual_seed(config.training.seed + distributed.rank())  # dropout differs between ranks
     trainer = make_trainer(config, folder, accelerator, model, objective, batches, validation, schedule, console)

@@ -191,6 +191,12 @@ def _reading(config: Config) -> Iterator[Problem]:
         yield "data.caption_sampling", "all needs data.streaming false; a stream draws one caption (random)"
     if data.streaming and config.training.max_steps is None:
         yield "training.max_steps", "is needed with data.streaming: a stream has no known length"
+    if data.streaming and data.image_cache is not None:
+        yield "data.image_cache", "needs rows by number, which data.streaming has not; leave one of the two out"
+    if data.streaming and data.pretokenize is True:
+        yield "data.pretokenize", "true needs data.streaming false: the captions of a stream are not known beforehand"
+    if data.image_cache_size is not None and data.image_cache is None:
+        yield "data.image_cache_size", "does nothing without data.image_cache, the folder; set it or leave this out"
 
 
 def _micro_batches(config: Config) -> Iterator[Problem]:

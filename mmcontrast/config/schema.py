@@ -132,6 +132,14 @@ class DataConfig(Section):
     """Turn training pictures by multiples of 90 degrees, as fits pictures from above."""
     workers: Annotated[int, Field(ge=0)] = 2
     """Processes that read and decode; 0 reads in the training process."""
+    draft_decoding: bool = True
+    """Decode large training JPEGs at 1/2, 1/4 or 1/8 of their size where all crops keep more pixels than they need."""
+    image_cache: Text | None = None
+    """Folder for training pictures that are decoded and made smaller once; evaluation reads the originals."""
+    image_cache_size: Count | None = None
+    """Shorter side of cached pictures; null: image_size / sqrt(crop_scale_min), at which no crop is enlarged."""
+    pretokenize: bool | Literal["auto"] = "auto"
+    """Tokenize all captions once at the start; auto: if the run draws that many captions and they are < 2 million."""
     streaming: bool = False
     """Read the training pairs in file order without loading an index of them; needs training.max_steps."""
     shuffle_buffer: Count = 10000

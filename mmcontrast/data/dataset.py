@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mmcontrast.data.image_cache import DamagedCache, ImageCache
 from mmcontrast.data.keys import caption_key, text_key
 from mmcontrast.data.map_source import RowSource
 from mmcontrast.data.rows import PairSource
@@ -26,7 +26,8 @@ from mmcontrast.errors import ConfigError, DataError
 from mmcontrast.preprocess import MAX_IMAGE_PIXELS, decode_image
 from mmcontrast.types import NO_KEY, BadRow
 
-Transform = Callable[[Image.Image], Tensor]
+Transform = Callable[[Any], Tensor]
+"""From a Pillow picture, or the (h, w, 3) bytes of a cached one, to (3, h, w) uint8."""
 MAX_REPLACEMENTS = 20
 RESERVED_ONE_IN = 8
 
@@ -44,6 +45,7 @@ class PairItem:
         label: class, or -1.
         bad_rows: rows that were drawn first and could not be decoded.
         sibling: the row's reserved caption, which is never drawn for training, or None; see `reserved_caption`.
+        caption_number, sibling_number: their places among the captions of the row.
     """
 
     image: Tensor
@@ -54,6 +56,8 @@ class PairItem:
     label: int = -1
     bad_rows: list[BadRow] = field(default_factory=list)
     sibling: str | None = None
+    caption_number: int = 0
+    sibling_number: int = 0
 
     def belonging_to(self, index: int, group: str | None, label: int | None) -> PairItem:
         """The same item, told which row, group and class it is of."""
@@ -82,16 +86,17 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def make_item(
-    image: bytes | Path,
+    image: bytes | Path | NDArray[np.uint8],
     captions: list[str],
     transform: Transform,
     rng: random.Random,
     max_pixels: int,
     caption_number: int | None = None,
     reserved: int | None = None,
+    draft_side: int | None = None,
 ) -> PairItem:
     """Decode and transform a picture and choose a caption; DataError if the picture cannot be decoded."""
-    picture = decode_image(image, max_pixels)
+    picture = image if isinstance(image, np.ndarray) else decode_image(image, max_pixels, draft_side)
     keys = [caption_key(caption) for caption in captions]
     if caption_number is None or caption_number == reserved:
         others = [number for number in range(len(captions)) if number != reserved]
@@ -100,7 +105,9 @@ def make_item(
     with seeded(rng.getrandbits(63)):
         pixels = transform(picture)
     sibling = None if reserved is None else captions[reserved]
-    return PairItem(pixels, captions[caption_number], keys, index=-1, sibling=sibling)
+    item = PairItem(pixels, captions[caption_number], keys, index=-1, sibling=sibling)
+    item.caption_number, item.sibling_number = caption_number, reserved or 0
+    return item
 
 
 def reserved_caption(row: int, captions: list[str]) -> int | None:
@@ -135,6 +142,8 @@ class PairDataset(Dataset[PairItem]):
             one of its captions is an item.
         max_image_pixels: pictures that claim more are bad rows.
         reserve_captions: keep one caption of some rows from training and put it beside; see `reserved_caption`.
+        draft_side: shorter side that JPEGs may be decoded at; see `decode_image`.
+        cache: pictures that are decoded already, in place of the source's.
     """
 
     def __init__(
@@ -146,6 +155,8 @@ class PairDataset(Dataset[PairItem]):
         caption_sampling: Literal["random", "all"] = "random",
         max_image_pixels: int = MAX_IMAGE_PIXELS,
         reserve_captions: bool = False,
+        draft_side: int | None = None,
+        cache: ImageCache | None = None,
     ) -> None:
         if caption_sampling not in ("random", "all"):
             raise ConfigError(f"caption_sampling = {caption_sampling!r}: choose random or all")
@@ -154,6 +165,7 @@ class PairDataset(Dataset[PairItem]):
         self.source, self.transform, self.seed = source, transform, seed
         self.max_image_pixels = max_image_pixels
         self.reserve_captions = reserve_captions
+        self.draft_side, self.cache = draft_side, cache
         self._first_item = _first_items(source) if caption_sampling == "all" else None
         self._known_bad: dict[int, BadRow] = {}
 
@@ -168,6 +180,8 @@ class PairDataset(Dataset[PairItem]):
         for _ in range(MAX_REPLACEMENTS + 1):
             try:
                 item = self._item(row, caption, rng)
+            except DamagedCache:
+                raise
             except DataError as error:
                 bad_rows.append(self._remember(row, str(error)))
                 row, caption = rng.randrange(len(self.source)), None
@@ -191,9 +205,12 @@ class PairDataset(Dataset[PairItem]):
             # Not decoded again: a slow failure would come back each epoch.
             raise DataError(self._known_bad[row].reason)
         source = self.source
-        image, captions = source.image(row), source.captions(row)
+        image = source.image(row) if self.cache is None else self.cache.get(row)
+        captions = source.captions(row)
         reserved = reserved_caption(row, captions) if self.reserve_captions else None
-        item = make_item(image, captions, self.transform, rng, self.max_image_pixels, caption, reserved)
+        item = make_item(
+            image, captions, self.transform, rng, self.max_image_pixels, caption, reserved, self.draft_side
+        )
         return item.belonging_to(row, source.group(row), source.label(row))
 
     def _remember(self, row: int, reason: str) -> BadRow:

@@ -108,4 +108,6 @@ def dataset_source(path: str, split: str | None, wanted: Wanted, rows: int | Non
     raw_rows = (raw_row(record, columns, name, row) for row, record in enumerate(records))
     root = Path(path) if Path(path).is_dir() else Path()
     pictures = ArrowPictures(partial(_column, dataset, columns.image), [(0, root)])
-    return collect(name, raw_rows, pictures, columns, label_names=class_names(dataset.features, columns.label))
+    source = collect(name, raw_rows, pictures, columns, label_names=class_names(dataset.features, columns.label))
+    source.fingerprint = str(dataset._fingerprint)
+    return source

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mmcontrast.data.collate import Tokenize, collate
+from mmcontrast.data.caption_table import CaptionTable, Tokenize
+from mmcontrast.data.collate import collate
 from mmcontrast.data.dataset import PairDataset, PairItem, bad_row
 from mmcontrast.data.rows import PairSource
 from mmcontrast.data.sampler import GlobalBatchSampler
@@ -45,6 +46,7 @@ def train_loader(
     *,
     prefetch: int = 2,
     sibling_share: float | None = None,
+    table: CaptionTable | None = None,
 ) -> DataLoader[PairItem]:
     """Batches (`PairBatch`) of this rank, in the order of the sampler.
 
@@ -57,9 +59,10 @@ def train_loader(
         workers: worker processes, at most as many as there are processors; 0 = none.
         prefetch: batches that each worker makes in advance.
         sibling_share: for which share of the rows of a batch a reserved caption comes along at most; None for none.
+        table: token ids of all captions, in place of `tokenize`.
     """
-    function = partial(collate, tokenize=tokenize, sibling_share=sibling_share)
-    return _loader(dataset, function, workers, prefetch, batch_sampler=sampler)
+    function = partial(collate, tokenize=tokenize, sibling_share=sibling_share, table=table)
+    return worker_loader(dataset, function, workers, prefetch, batch_sampler=sampler)
 
 
 def stream_loader(
@@ -79,7 +82,7 @@ def stream_loader(
         tokenize, workers, prefetch, sibling_share: as for `train_loader`.
     """
     function = partial(collate, tokenize=tokenize, sibling_share=sibling_share)
-    return _loader(dataset, function, workers, prefetch, batch_size=batch_size, drop_last=True)
+    return worker_loader(dataset, function, workers, prefetch, batch_size=batch_size, drop_last=True)
 
 
 def image_loader(
@@ -93,7 +96,7 @@ def image_loader(
     """All pictures of a source in order, as the model sees them in evaluation."""
     dataset = _ImageDataset(source, preprocess, max_image_pixels)
     function = partial(_collate_images, size=preprocess.image_size)
-    return _loader(dataset, function, workers, 2, batch_size=batch_size, persistent=False)
+    return worker_loader(dataset, function, workers, 2, batch_size=batch_size, persistent=False)
 
 
 class _ImageDataset(Dataset[tuple[int, Tensor | BadRow]]):
@@ -125,7 +128,7 @@ def available_processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _loader(
+def worker_loader(
     dataset: Dataset[Any],
     function: Callable[[Any], Any],
     workers: int,
@@ -133,6 +136,7 @@ def _loader(
     persistent: bool = True,
     **batching: Any,
 ) -> DataLoader[Any]:
+    """A DataLoader whose batches of any items are the same with any number of workers."""
     workers = min(workers, available_processors())  # more only slows down, and torch warns of it
     options: dict[str, Any] = {}
     if workers:
@@ -165,7 +169,8 @@ class _Loader(DataLoader[Any]):
             yield from super().__iter__()
         except DataError as error:
             last_line = str(error).strip().splitlines()[-1]
-            raise DataError(last_line.removeprefix(f"{DataError.__module__}.DataError: ")) from None
+            name = f"{type(error).__module__}.{type(error).__qualname__}: "
+            raise type(error)(last_line.removeprefix(name)) from None
 
 
 def _start_worker(worker: int) -> None:

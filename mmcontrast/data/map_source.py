@@ -29,6 +29,9 @@ class RowSource:
         pictures: access to the pictures.
         label_names: names of the classes, or None.
         bad_rows: rows left out.
+
+    Attributes:
+        fingerprint: what tells the data from any other, where a library knows it; else None.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class RowSource:
         bad_rows: list[BadRow],
     ) -> None:
         self.name, self.columns, self.bad_rows = name, columns, bad_rows
+        self.fingerprint: str | None = None
         self._pictures = pictures
         self._positions = np.array([position for position, _ in rows], dtype=np.int64)
         self._row_numbers = np.array([raw.row for _, raw in rows], dtype=np.int64)
@@ -84,6 +88,15 @@ class RowSource:
     def row_number(self, i: int) -> int:
         """Position of row i in its file, from 0, a header not counted."""
         return int(self._row_numbers[i])
+
+    @property
+    def files(self) -> list[str]:
+        """Data files that the rows stand in, or the one name where they are in none."""
+        return self._files
+
+    def places(self) -> bytes:
+        """Where each row and its picture stands, for telling sources apart."""
+        return b"".join(array.tobytes() for array in (self._positions, self._row_numbers, self._file_numbers))
 
     def file(self, i: int) -> str:
         """Data file that row i stands in."""

@@ -157,6 +157,7 @@ class StreamDataset(IterableDataset[PairItem]):
             differ in length: count steps then.
         max_image_pixels: pictures that claim more are bad rows.
         reserve_captions: keep one caption of some rows from training and put it beside; see `reserved_caption`.
+        draft_side: shorter side that JPEGs may be decoded at; see `decode_image`.
     """
 
     def __init__(
@@ -171,12 +172,13 @@ class StreamDataset(IterableDataset[PairItem]):
         repeat: bool = False,
         max_image_pixels: int = MAX_IMAGE_PIXELS,
         reserve_captions: bool = False,
+        draft_side: int | None = None,
     ) -> None:
         if not stream.columns.captions:
             raise DataError(f"{stream.name}: has no captions to train on (set data.caption_column)")
         self.stream, self.transform, self.seed = stream, transform, seed
         self.shuffle_buffer, self.repeat, self.max_image_pixels = shuffle_buffer, repeat, max_image_pixels
-        self.reserve_captions = reserve_captions
+        self.reserve_captions, self.draft_side = reserve_captions, draft_side
         self.rank, self.world_size = rank, world_size
         self._epoch = torch.zeros((), dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]  # workers that live on see it change
@@ -221,7 +223,9 @@ class StreamDataset(IterableDataset[PairItem]):
         rng = random.Random(item_seed(self.seed, epoch, row.index))
         try:
             reserved = reserved_caption(row.index, row.captions) if self.reserve_captions else None
-            item = make_item(row.image, row.captions, self.transform, rng, self.max_image_pixels, None, reserved)
+            item = make_item(
+                row.image, row.captions, self.transform, rng, self.max_image_pixels, None, reserved, self.draft_side
+            )
         except DataError as error:
             return BadRow(row.file, row.row, str(error))
         return item.belonging_to(row.index, row.group, row.label)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,13 +35,9 @@ def pack(ids: Sequence[Sequence[int]], context_length: int, pad_id: int, eos_id:
     """
     truncated = sum(len(row) > context_length for row in ids)
     rows = [[*row[: context_length - 1], eos_id] if len(row) > context_length else row for row in ids]
-    longest = max(len(row) for row in rows)
-    input_ids = torch.full((len(rows), longest), pad_id, dtype=torch.int64)
-    attention_mask = torch.zeros((len(rows), longest), dtype=torch.int64)
-    for position, row in enumerate(rows):
-        input_ids[position, : len(row)] = torch.tensor(row, dtype=torch.int64)
-        attention_mask[position, : len(row)] = 1
-    return Tokens(input_ids, attention_mask, truncated)
+    lengths = np.array([len(row) for row in rows])
+    flat = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=int(lengths.sum()))
+    return Tokens.padded(flat, lengths, pad_id, truncated)
 
 
 def mask_from_ids(input_ids: Tensor, pad_id: int, eos_id: int) -> Tensor:

@@ -113,6 +113,15 @@ def config(*overrides: str) -> Config:
             ["data.streaming=true", "training.max_steps=5", "evaluation.every_steps=5", "data.caption_sampling=all"],
             "data.caption_sampling: all needs data.streaming false",
         ),
+        (
+            ["data.streaming=true", "training.max_steps=5", "evaluation.every_steps=5", "data.image_cache=cache"],
+            "data.image_cache: needs rows by number, which data.streaming has not; leave one of the two out",
+        ),
+        (
+            ["data.streaming=true", "training.max_steps=5", "evaluation.every_steps=5", "data.pretokenize=true"],
+            "data.pretokenize: true needs data.streaming false",
+        ),
+        (["data.image_cache_size=100"], "data.image_cache_size: does nothing without data.image_cache"),
         (["data.streaming=true", "evaluation.every_steps=5"], "training.max_steps: is needed with data.streaming"),
         (
             ["data.streaming=true", "training.max_steps=5"],

@@ -9,9 +9,9 @@ import torch
 from making_data import picture
 from PIL import Image
 
-from mmcontrast.data.transforms import colour_matrix, crop_box, train_transform
+from mmcontrast.data.transforms import colour_matrix, crop_box, picture_bytes, resized_crop, train_transform
 from mmcontrast.errors import ConfigError
-from mmcontrast.preprocess import ImagePreprocess
+from mmcontrast.preprocess import ImagePreprocess, to_tensor
 
 PREPROCESS = ImagePreprocess(16)
 
@@ -26,6 +26,42 @@ def test_shape_and_type(augmentation: str, size: tuple[int, int]) -> None:
         assert view.shape == (3, 16, 16)
         assert view.dtype == torch.uint8
         assert view.is_contiguous()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+@pytest.mark.parametrize("size", [(5, 3), (2500, 2000)])  # Pillow holds the larger one in two pieces
+def test_bytes_of_a_picture(mode: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    image = picture(0, size).convert(mode)
+    expected = torch.from_numpy(np.array(image.convert("RGB")))
+    assert torch.equal(picture_bytes(image)[..., :3], expected)
+    assert torch.equal(picture_bytes(expected.numpy()), expected)
+    monkeypatch.delattr(Image.Image, "__arrow_c_array__", raising=False)  # as in older Pillows
+    assert torch.equal(picture_bytes(image), expected)
+
+
+@pytest.mark.parametrize("size", [(30, 20), (200, 150)])
+def test_a_crop_is_resized_as_pillow_does(size: tuple[int, int]) -> None:
+    image, box = picture(2, size), (4.3, 3.8, 26.6, 17.2)
+    ours = resized_crop(picture_bytes(image), box, (16, 24), "bicubic")
+    theirs = to_tensor(image.crop((4, 4, 27, 17)).resize((24, 16), Image.Resampling.BICUBIC))
+    assert ours.shape == theirs.shape
+    assert (ours.int() - theirs.int()).abs().max() <= 2
+
+
+@pytest.mark.parametrize("box", [(0.0, 0.0, 0.2, 0.2), (2.9, 1.9, 3.0, 2.0)])
+def test_a_crop_has_a_pixel_at_least(box: tuple[float, float, float, float]) -> None:
+    pixels = resized_crop(picture_bytes(picture(2, (3, 2))), box, (4, 4), "bilinear")
+    assert (pixels == pixels[:, :1, :1]).all()
+
+
+@pytest.mark.parametrize("augmentation", ["none", "light", "strong"])
+def test_bytes_give_the_view_of_their_picture(augmentation: str) -> None:
+    transform, image = train_transform(PREPROCESS, augmentation), picture(3, (40, 20))
+    views = []
+    for source in (image, np.array(image)):
+        torch.manual_seed(3)
+        views.append(transform(source))
+    assert torch.equal(*views)
 
 
 def test_none_is_the_evaluation_preprocessing() -> None:
@@ -109,11 +145,11 @@ def test_colour_matrix_against_the_textbook() -> None:
 def test_contrast_keeps_the_mean_and_grey_has_no_colour() -> None:
     transform = train_transform(PREPROCESS, "strong")
     image = Image.blend(picture(1, (16, 16)), Image.new("RGB", (16, 16), "grey"), 0.5)  # nothing to be clipped
-    plain, grey = (np.asarray(transform._recolour(image, [0.5, 0.9, 0.5, 0.5, u])).astype(float) for u in (0.9, 0.0))
-    before = np.asarray(image).astype(float)
-    assert abs(plain.mean() - before.mean()) < 3
-    assert plain.std() > before.std()
-    assert np.ptp(grey, axis=2).max() <= 1
+    before = to_tensor(image)
+    plain, grey = (transform._recolour(before, [0.5, 0.9, 0.5, 0.5, u]).numpy().astype(float) for u in (0.9, 0.0))
+    assert abs(plain.mean() - before.double().mean()) < 3
+    assert plain.std() > before.double().std()
+    assert np.ptp(grey, axis=0).max() <= 1
 
 
 def test_erasing() -> None:
