@@ -35,3 +35,8 @@ class TruthKeys(PositiveKeys):
     def text_queries(self, start: int, stop: int) -> Tensor:
         """(stop - start, n) bool."""
         return self.truth[:, start:stop].T
+
+    def pairs(self, limit: int) -> tuple[Tensor, Tensor] | None:
+        """All pairs of positives, or None where there are more than `limit`."""
+        pictures, texts = self.truth.nonzero(as_tuple=True)
+        return None if len(pictures) > limit else (pictures, texts)
