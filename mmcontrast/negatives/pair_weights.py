@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from mmcontrast.negatives import rules
+from mmcontrast.negatives.anchor_statistics import View, blocks, closest_thresholds, strata
 from mmcontrast.negatives.batch import GlobalBatch
 from mmcontrast.negatives.calibrator import Calibrator
 from mmcontrast.negatives.clustering import Clusters
@@ -19,11 +18,8 @@ from mmcontrast.negatives.settings import RuleSettings
 from mmcontrast.negatives.signals import TIE, Rankings, tile_signals
 from mmcontrast.negatives.words import WordStatistics, overlap
 
-BLOCK = 1024
-"""Anchors at a time where something of all their candidates is needed."""
 DIAGNOSED = 512
 """Anchors that diagnostics are taken of, where there are more."""
-View = Literal["image", "text"]
 
 
 @dataclass(frozen=True)
@@ -243,31 +239,12 @@ class PairWeights:
 
     @cached_property
     def _thresholds(self) -> dict[View, Tensor]:
-        """Similarity of the last of these, of each anchor (n,)."""
-        image, text = self.batch.image, self.batch.text
-        found: dict[View, list[Tensor]] = {"image": [], "text": []}
-        for rows in self._blocks():
-            same, own = text[rows] @ text.T, self._own(rows, slice(0, len(self.batch)))
-            crosses: tuple[tuple[View, Tensor], ...] = (
-                ("image", image[rows] @ text.T),
-                ("text", text[rows] @ image.T),
-            )
-            for view, cross in crosses:
-                found[view].append(rules.closest_threshold(cross + same, self._closest, own))
-        return {view: torch.cat(parts) for view, parts in found.items()}
+        return closest_thresholds(self.batch, self._closest)
 
     @cached_property
     def _strata(self) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """(n,) cluster of each pair, and its log-weights of candidates from its own cluster and of all others."""
         assert self._clusters is not None
-        ids = self._clusters.ids_of(self.batch.keys.index).long()
-        sizes = self._clusters.sizes.to(ids.device)
-        share = (sizes[ids.clamp(min=0)] - 1).clamp(min=0) / max(int(self._clusters.sizes.sum()) - 1, 1)
-        counts = torch.bincount(ids.clamp(min=0), weights=(ids >= 0).float(), minlength=len(sizes))
-        near = counts[ids.clamp(min=0)] - 1
-        weights = rules.stratum_log_weights(near, len(ids) - 1 - near, share.float(), self.settings.correction)
-        unknown = ids < 0
-        return ids, (weights[0].masked_fill(unknown, 0.0), weights[1].masked_fill(unknown, 0.0))
+        return strata(self.batch, self._clusters, self.settings.correction)
 
     @cached_property
     def _means(self) -> dict[View, Tensor]:
@@ -275,7 +252,7 @@ class PairWeights:
         count, like, everyone = len(self.batch), self.batch.image, slice(0, len(self.batch))
         rows_sum, rows_count = like.new_empty(count), like.new_empty(count)
         columns_sum, columns_count = like.new_full((count,), -torch.inf), like.new_zeros(count)
-        for rows in self._blocks():
+        for rows in blocks(count):
             cosines = self.batch.image[rows] @ self.batch.text.T
             # Only who is out matters, and the calibrator's floor leaves everyone in.
             weights = self._log_weights(rows, everyone, cosines, None, self._known(rows, everyone))
@@ -289,10 +266,6 @@ class PairWeights:
             "image": rules.log_mean(rows_sum, rows_count),
             "text": rules.log_mean(columns_sum, columns_count),
         }
-
-    def _blocks(self) -> Iterator[slice]:
-        for start in range(0, len(self.batch), BLOCK):
-            yield slice(start, min(start + BLOCK, len(self.batch)))
 
     def _own(self, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:
         return self._number(rows)[:, None] == self._number(columns)

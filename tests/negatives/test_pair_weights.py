@@ -8,8 +8,8 @@ import pytest
 import torch
 from making_batches import VOCABULARY, WIDTH, random_batch
 
+from mmcontrast.negatives import anchor_statistics, pair_weights, signals, words
 from mmcontrast.negatives import batch as batches
-from mmcontrast.negatives import pair_weights, signals, words
 from mmcontrast.negatives.batch import GlobalBatch, gather_batch
 from mmcontrast.negatives.clustering import Clusters
 from mmcontrast.negatives.evidence import anchor_signals, new_calibrator
@@ -56,7 +56,7 @@ CASES: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("names", "numbers"), CASES)
 def test_tiles_are_parts_of_the_whole(names: Any, numbers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pair_weights, "BLOCK", 20)
+    monkeypatch.setattr(anchor_statistics, "BLOCK", 20)
     pairs = weights_of(names, **numbers)
     whole = pairs.dense()
     assert pairs.changes
