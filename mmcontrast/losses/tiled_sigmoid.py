@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
-from mmcontrast.losses.tiles import Tiles, blocks, not_weighted, own_pairs, spread_out, targets_of, tile_size
+from mmcontrast.losses.tiles import Counts, Tiles, blocks, not_weighted, own_pairs, spread_out, targets_of, tile_size
 
 
 def tiled_sigmoid_loss(
@@ -62,14 +61,21 @@ class _TiledSigmoid(torch.autograd.Function):
     ) -> Tensor:
         wide = torch.promote_types(image.dtype, torch.float32)
         x, y, factor, shift = (value.to(wide) for value in (image, text, scale, bias))
+        scaled = x * factor
         total, bias_grad = x.new_zeros(()), x.new_zeros(())
         image_grad, text_grad = torch.zeros_like(x), torch.zeros_like(y)
-        memory = x.new_empty(size * size)
+        memory = x.new_empty(3, size * size)
         for i in blocks(len(x), size):
             for j in blocks(len(y), size):
-                cosines = memory[: (i.stop - i.start) * (j.stop - j.start)].view(i.stop - i.start, -1)
-                torch.mm(x[i], y[j].T, out=cosines)
-                loss, slope = _tile(cosines, factor, shift, tiles, (slice(i.start + offset, i.stop + offset), j))
+                cosines = memory[0, : (i.stop - i.start) * (j.stop - j.start)].view(i.stop - i.start, -1)
+                place = slice(i.start + offset, i.stop + offset), j
+                if tiles is None:  # logits at once: a pass over the tile counts here
+                    torch.addmm(shift, scaled[i], y[j].T, out=cosines)
+                    loss, slope = _tile(cosines, None, place, memory[1:])
+                else:
+                    torch.mm(x[i], y[j].T, out=cosines)
+                    found = tiles(*place, cosines)
+                    loss, slope = _tile(cosines.mul_(factor).add_(shift), spread_out(found, cosines), place, memory[1:])
                 total += loss
                 if wanted:
                     bias_grad += slope.sum()
@@ -89,13 +95,22 @@ class _TiledSigmoid(torch.autograd.Function):
         return *((upstream * gradient).to(gradient.dtype) for gradient in ctx.saved_tensors), None, None, None, None
 
 
-def _tile(
-    cosines: Tensor, scale: Tensor, bias: Tensor, tiles: Tiles | None, place: tuple[slice, slice]
-) -> tuple[Tensor, Tensor]:
+def softplus_sum(logits: Tensor, memory: Tensor) -> Tensor:
+    """Sum of log(1 + e^a) = max(a, 0) + log(1 + e^-|a|) over a tile, in two tiles of `memory` (2, at least as many).
+
+    torch's log1p takes as long as a product of 512 dimensions on a CPU. Its logarithm is fast, and what log(1 + e)
+    loses by rounding 1 + e to u is to first order ((u - 1) - e) / u.
+    """
+    small, more = (part[: logits.numel()].view(logits.shape) for part in memory)
+    torch.abs(logits, out=small).neg_().exp_()
+    torch.add(small, 1, out=more).sub_(1)  # taking the 1 away again is exact, and so is the difference
+    lost = small.neg_().add_(more).div_(more.add_(1)).sum()
+    total: Tensor = more.log_().sum() - lost
+    return total + torch.clamp(logits, min=0, out=small).sum()
+
+
+def _tile(logits: Tensor, found: Counts | None, place: tuple[slice, slice], memory: Tensor) -> tuple[Tensor, Tensor]:
     """Summed loss of a tile, and its gradient by the logits; softplus(a) - t a has the target t."""
-    found = None if tiles is None else tiles(*place, cosines)
-    logits = cosines.mul_(scale).add_(bias)
-    found = None if found is None else spread_out(found, logits)
     targets = None if found is None or found.positives is None else targets_of(found.positives, logits, place)
     if found is not None and found.log_weights is not None:
         logits = not_weighted(logits + found.log_weights, logits, found.positives, place)
@@ -103,7 +118,7 @@ def _tile(
     own = own_pairs(logits, *place)
     if own is not None:
         own.neg_()
-    loss = F.softplus(logits).sum()
+    loss = softplus_sum(logits, memory)
     if targets is not None:
         loss = loss - (targets * logits.masked_fill(targets == 0, 0.0)).sum()  # masked: 0 * -inf would be nan
     slope = logits.sigmoid_()

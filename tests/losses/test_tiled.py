@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmcontrast.losses import sigmoid_loss, symmetric_info_nce, tiled_info_nce, tiled_sigmoid_loss
+from mmcontrast.losses.tiled_sigmoid import softplus_sum
 from mmcontrast.losses.tiles import PairTile, Tiles, dense_tiles
 
 ROWS, DIM = 23, 6
@@ -161,6 +162,15 @@ def test_sigmoid_equals_the_whole_matrix(names: tuple[str, ...]) -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
     for mine, theirs in zip(gradients(actual, *inputs, *scalars), gradients(expected, *inputs, *scalars), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_softplus_keeps_the_digits_of_small_terms(dtype: torch.dtype) -> None:
+    for low, high in ((-100, -40), (-40, -10), (-10, 10), (10, 90)):
+        logits = torch.linspace(low, high, 4096, dtype=dtype).view(64, 64)
+        exact = torch.log1p((-logits.double().abs()).exp()) + logits.double().clamp(min=0)
+        found = softplus_sum(logits, torch.empty(2, 5000, dtype=dtype))
+        torch.testing.assert_close(found.double(), exact.sum(), rtol=20 * torch.finfo(dtype).eps, atol=0)
 
 
 def test_sigmoid_gradients_in_float64() -> None:
