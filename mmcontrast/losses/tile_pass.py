@@ -118,7 +118,8 @@ class Few:
             if log_weights is None:
                 return like.new_ones(len(where))
             plain = own if positives is None else own | (positives > 0)
-            return log_weights.to(like.dtype).exp().masked_fill_(plain, 1.0)
+            # Kept until the backward pass, so in half precision where they came in it.
+            return log_weights.to(like.dtype).exp().masked_fill_(plain, 1.0).to(log_weights.dtype)
 
         image, image_targets = weights(counts.log_weights, counts.positives), targets(counts.positives)
         text, text_targets = image, image_targets

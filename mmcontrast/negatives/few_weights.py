@@ -20,8 +20,10 @@ from mmcontrast.negatives.words import overlap
 
 LISTED = {"none", "duplicates", "oracle", "calibrated"}
 """Rules that leave most pairs as they are."""
-MOST, MOST_PER_PRIOR = 0.03, 2.0
-"""Share of the pairs that are listed, at most, or so many times the prior: asking about a pair costs some 100 ns."""
+MOST_KNOWN = 0.08
+"""Share of the pairs that may be known to match, for a list of them to be cheaper than comparing all."""
+MOST, MOST_PER_PRIOR = 0.02, 2.0
+"""Share of the pairs that the calibrator is asked about, at most, or so many times the prior."""
 MISSED = 0.05
 """Share of the calibrator's expected matches that may be among those that are not listed."""
 FITTED_ANCHORS, FITTED_CANDIDATES = 32, 4096
@@ -56,7 +58,7 @@ class FewWeights:
             return None
         known = None
         if pairs.knows:
-            most = int(MOST * len(batch) ** 2)
+            most = int(MOST_KNOWN * len(batch) ** 2)
             if "oracle" in settings.rules:
                 return None  # classes: each pair in ten, say
             known = known_pairs(batch.keys, batch.keys, most)
@@ -109,10 +111,11 @@ class FewWeights:
         masks = settings.known_positives == "mask"
         if probability is None:
             if masks:
-                out = torch.full(known.shape, -torch.inf, device=where.device)
+                out = torch.full(known.shape, -torch.inf, dtype=torch.float16, device=where.device)
                 return Weights(out, out, where=where)
             return Weights(positives=known, text_positives=known, where=where)
         image, text = (rules.attenuation(p, settings.floor, self.pairs.strength) for p in probability)
+        image, text = image.half(), text.half()  # both passes of the loss take the rounded ones
         if masks:
             image, text = image.masked_fill(known, -torch.inf), text.masked_fill(known, -torch.inf)
         targets: list[Tensor | None] = [None if masks else known] * 2

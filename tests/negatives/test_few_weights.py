@@ -119,7 +119,7 @@ def test_rules_of_most_pairs_are_not_listed(rule: Any) -> None:
 
 
 def test_where_every_second_pair_is_known_none_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(few_weights, "MOST", 0.01)
+    monkeypatch.setattr(few_weights, "MOST_KNOWN", 0.01)
     assert FewWeights.of(pairs_of(("duplicates",))) is None
 
 
