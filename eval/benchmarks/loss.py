@@ -10,6 +10,7 @@ every call. Sizes over --peer-up-to run without the peer.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import platform
@@ -113,6 +114,7 @@ def measure_memory(name: str, pairs: int, dim: int, device: str, precision: str)
         torch.cuda.reset_peak_memory_stats()
         run(loss, x, device)
         return torch.cuda.max_memory_allocated() - before
+    ctypes.CDLL(None).malloc_trim(0)  # else memory freed before would be used again unseen
     before = status_bytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
     run(loss, x, device)
@@ -157,6 +159,30 @@ def measure(names: list[str], pairs: int, options: argparse.Namespace) -> list[d
     return rows
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown of what is kept: time, extra memory, and what they are of the peer's."""
+    lines = [
+        "| loss | pairs | seconds (least and most) | of the peer's | extra MB | of the peer's | share of the limit |"
+    ]
+    lines.append("|---|---|---|---|---|---|---|")
+
+    def part(value: float | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    for row in sorted(
+        rows, key=lambda row: (list(PEER).index(row["loss"]) if row["loss"] in PEER else 9, row["pairs"])
+    ):
+        if row["loss"] not in PEER:
+            continue
+        low, high = row["range"]
+        inverse = None if not row.get("memory_ratio") else 1 / row["memory_ratio"]
+        cells = [row["loss"], f"{row['pairs']:,}", f"{row['seconds']:.3g} ({low:.3g} to {high:.3g})"]
+        cells += [part(row.get("time_ratio"), ".2f"), part(row["extra_mb"], ".0f")]
+        cells += ["-" if inverse is None else f"1/{inverse:.0f}", part(row["share_of_limit"], ".2f")]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Measure, print, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -169,10 +195,14 @@ def main() -> None:
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="time only")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", default="eval/results/loss.json")
+    parser.add_argument("--table", action="store_true", help="print what is kept in --output, measure nothing")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory_of:
         print(measure_memory(options.memory_of, options.sizes[0], options.dim, options.device, options.precision))
+        return
+    if options.table:
+        print(table(json.loads(Path(options.output).read_text())))
         return
     machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
     if options.device == "cuda":
