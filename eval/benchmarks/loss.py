@@ -140,6 +140,7 @@ def measure(names: list[str], pairs: int, options: argparse.Namespace) -> list[d
     for _ in range(options.repeats):
         for name in times:
             times[name].append(run(sides[name], x, device))
+    rate = max(rate, matmul_rate(dim, device))
     memory = {name: peak_bytes(name, pairs, dim, device, options.precision) for name in times} if options.memory else {}
     rows = []
     for name in times:

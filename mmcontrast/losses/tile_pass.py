@@ -102,12 +102,10 @@ class Few:
     text_targets: Tensor | None
 
     @classmethod
-    def of(cls, counts: Counts, rows: slice, columns: slice, like: Tensor) -> Few | None:
-        """As a tile says, own pairs and targets unweighted; None where no pair is named."""
+    def of(cls, counts: Counts, rows: slice, columns: slice, like: Tensor) -> Few:
+        """As a tile says, own pairs and targets unweighted."""
         assert counts.where is not None
         where = counts.where.to(torch.int32)
-        if not len(where):
-            return None
         width = columns.stop - columns.start
         own = where // width + rows.start == where % width + columns.start
 

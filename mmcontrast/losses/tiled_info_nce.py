@@ -12,6 +12,7 @@ memory that of Inf-CLIP (Cheng et al. 2024).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -135,6 +136,8 @@ class _TiledInfoNCE(torch.autograd.Function):
             columns.reduce(settings.all_reduce, aims=settings.tiles is not None)
         own = through.own
         true = (through.image * through.text[own]).sum(1) * through.scale
+        if all(listed is not None for listed in few):  # lists say all, and what they were made from takes memory
+            settings = replace(settings, tiles=None)
         ctx.settings, ctx.rows, ctx.columns, ctx.safe, ctx.few = settings, rows, columns, safe, few
         ctx.save_for_backward(image, text, scale, *(kept or []))
         both = rows.losses(slice(None), true) + columns.losses(own, true)
@@ -147,9 +150,9 @@ class _TiledInfoNCE(torch.autograd.Function):
         through, rows, columns = TilePass.of(image, text, scale, ctx.settings), ctx.rows, ctx.columns
         weight = upstream.to(through.image.dtype) / (2 * len(image))  # of one row or column in the loss
         wanted = (weight * (rows.share(slice(None)) + columns.share(through.own))).expand(len(image)).unsqueeze(1)
-        image_grad = -wanted * through.text[through.own]
+        image_grad = through.text[through.own] * -wanted
         text_grad = torch.zeros_like(through.text)
-        text_grad[through.own] = -wanted * through.image
+        torch.mul(through.image, -wanted, out=text_grad[through.own])
         for number, (i, j) in enumerate(through.places()):
             few, terms = ctx.few[number], kept[number] if kept else None
             if terms is not None or few is not None:
