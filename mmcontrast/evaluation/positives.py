@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmcontrast.errors import DataError
+from mmcontrast.negatives.known import equal_pairs
 from mmcontrast.types import NO_KEY
 
 PositiveRule = Literal["id", "caption", "group", "label"]
@@ -50,16 +51,8 @@ class PositiveKeys:
         keys = self.image.sort(dim=1).values
         repeated = functional.pad(keys[:, 1:] == keys[:, :-1], (1, 0))
         keys = keys.masked_fill(repeated, NO_KEY)
-        texts = self.text.argsort(stable=True)
-        ordered = self.text[texts]
-        first, stop = (torch.searchsorted(ordered, keys, right=right) for right in (False, True))
-        found = (stop - first).masked_fill(keys == NO_KEY, 0).flatten()  # (n * c,)
-        total = int(found.sum())
-        if total > limit:
-            return None
-        place = torch.arange(total, device=keys.device) - (found.cumsum(0) - found).repeat_interleave(found)
-        pictures = torch.arange(len(keys), device=keys.device).repeat_interleave(found.view(keys.shape).sum(dim=1))
-        return pictures, texts[first.flatten().repeat_interleave(found) + place]
+        found = equal_pairs(keys.flatten(), self.text, limit, none=NO_KEY)
+        return None if found is None else (found[0] // max(keys.shape[1], 1), found[1])
 
 
 def _matches(image: Tensor, text: Tensor) -> Tensor:

@@ -27,9 +27,8 @@ def closest_thresholds(batch: GlobalBatch, count: int) -> dict[View, Tensor]:
     """(n,) of both views: cosine across the modalities plus that of captions, of each anchor's `count`-th closest."""
     image, text = batch.image, batch.text
     found: dict[View, list[Tensor]] = {"image": [], "text": []}
-    numbers = torch.arange(len(batch), device=image.device)
     for rows in blocks(len(batch)):
-        same, own = text[rows] @ text.T, numbers[rows][:, None] == numbers
+        same, own = text[rows] @ text.T, batch.own(rows)
         found["image"].append(rules.closest_threshold(image[rows] @ text.T + same, count, own))
         found["text"].append(rules.closest_threshold(text[rows] @ image.T + same, count, own))
     return {view: torch.cat(parts) for view, parts in found.items()}

@@ -73,9 +73,10 @@ class GlobalBatch:
         basis = torch.linalg.eigh(moment).eigenvectors[:, -COMPACT:]
         return self.image @ basis, self.text @ basis
 
-    def own(self, rows: Tensor) -> Tensor:
-        """(r, n) bool: each of the rows' own column."""
-        return rows[:, None] == torch.arange(len(self), device=rows.device)
+    def own(self, rows: slice | Tensor, columns: slice | Tensor | None = None) -> Tensor:
+        """(r, c) bool: each of the rows' own column, among some or all (r, n)."""
+        numbers = torch.arange(len(self), device=self.image.device)
+        return numbers[rows][:, None] == (numbers if columns is None else numbers[columns])
 
     def local_rows(self) -> Tensor:
         """(b,) numbers of this rank's rows."""

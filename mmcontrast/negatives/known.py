@@ -55,8 +55,9 @@ def known_pairs(images: MatchKeys, texts: MatchKeys, most: int) -> Tensor | None
 
     Where few of n x m pairs match, sorting keys is much cheaper than comparing all with all.
     """
-    found = [_equal(images.index, texts.index, most), _equal(images.group_key, texts.group_key, most, none=NO_KEY)]
-    found += [_equal(column, texts.caption_key, most) for column in images.caption_keys.T]
+    found = [equal_pairs(images.index, texts.index, most)]
+    found.append(equal_pairs(images.group_key, texts.group_key, most, none=NO_KEY))
+    found += [equal_pairs(column, texts.caption_key, most) for column in images.caption_keys.T]
     pairs = [part for part in found if part is not None]
     if len(pairs) < len(found):
         return None
@@ -65,10 +66,13 @@ def known_pairs(images: MatchKeys, texts: MatchKeys, most: int) -> Tensor | None
     return torch.stack([flat // len(texts.index), flat % len(texts.index)])
 
 
-def _equal(left: Tensor, right: Tensor, most: int, none: int | None = None) -> Tensor | None:
-    """(2, k) places of equal values of (n,) and (m,), or None where k > most; `none` equals nothing."""
+def equal_pairs(left: Tensor, right: Tensor, most: int, none: int | None = None) -> Tensor | None:
+    """(2, k) places of equal values of (n,) and (m,), first the left ones, ascending, or None where k > most.
+
+    Takes O((n + m) log m + k); `none` equals nothing.
+    """
     left = left.contiguous()
-    values, order = right.sort()
+    values, order = right.sort(stable=True)
     first, last = torch.searchsorted(values, left), torch.searchsorted(values, left, right=True)
     counts = last - first
     if none is not None:

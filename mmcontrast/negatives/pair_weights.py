@@ -43,6 +43,15 @@ class Weights:
     where: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class _Rectangle:
+    """Weights, and what they were made from: known pairs (r, c), and probabilities (r, c) of both views."""
+
+    weights: Weights
+    known: Tensor | None
+    probability: tuple[Tensor, Tensor] | None
+
+
 class PairWeights:
     """The rules applied to one batch.
 
@@ -86,8 +95,9 @@ class PairWeights:
             rows, columns: ranges or numbers (r,), (c,).
             cosines: (r, c) of pictures and captions, where they are at hand.
         """
-        if not self.changes:
-            return Weights()
+        return self._rectangle(rows, columns, cosines).weights if self.changes else Weights()
+
+    def _rectangle(self, rows: slice | Tensor, columns: slice | Tensor, cosines: Tensor | None = None) -> _Rectangle:
         if cosines is None:
             cosines = self.batch.image[rows] @ self.batch.text[columns].T
         probability = self._probability(rows, columns, cosines)
@@ -96,13 +106,22 @@ class PairWeights:
         if "hardness" in self.settings.rules:
             image, text = self._harden(rows, columns, cosines, image, text)
         targets = known if self.settings.known_positives == "positives" else None
-        if probability is None or self.settings.soft_positives is None:
-            return Weights(image, text, targets, targets)
-        return Weights(image, text, *(self.soften(p, targets) for p in probability))
+        soft: tuple[Tensor | None, Tensor | None] = targets, targets
+        if probability is not None and self.settings.soft_positives is not None:
+            soft = self.soften(probability[0], targets), self.soften(probability[1], targets)
+        return _Rectangle(Weights(image, text, *soft), known, probability)
+
+    @cached_property
+    def _whole(self) -> _Rectangle:
+        """All pairs of a small batch; the loss and the diagnostics take the same."""
+        everyone = slice(0, len(self.batch))
+        return self._rectangle(everyone, everyone)
 
     def dense(self) -> Weights:
         """Of all pairs at once, but the captions' view with captions in rows."""
-        found = self.tile(slice(0, len(self.batch)), slice(0, len(self.batch)))
+        if not self.changes:
+            return Weights()
+        found = self._whole.weights
         text = (None if x is None else x.T for x in (found.text_log_weights, found.text_positives))
         log_weights, positives = text
         return Weights(found.log_weights, log_weights, found.positives, positives)
@@ -114,7 +133,7 @@ class PairWeights:
         if not self.knows:
             return None
         keys, names = self.batch.keys, self.settings.rules
-        known = self._own(rows, columns)
+        known = self.batch.own(rows, columns)
         if "duplicates" in names:
             known = known_positives(keys.take(rows), keys.take(columns))
         return known | self.batch.truth(self.settings.oracle, rows, columns) if "oracle" in names else known
@@ -180,7 +199,7 @@ class PairWeights:
             parts.append((image, text.T))
         if "quantile" in names and self._closest:
             similarity = cosines + self.batch.text[rows] @ self.batch.text[columns].T
-            own = self._own(rows, columns)
+            own = self.batch.own(rows, columns)
             thresholds = self._thresholds
             image = similarity >= thresholds["image"][rows][:, None] - TIE
             text = similarity >= thresholds["text"][columns][None] - TIE
@@ -190,7 +209,7 @@ class PairWeights:
     def _correct(self, rows: slice | Tensor, columns: slice | Tensor) -> tuple[Tensor, Tensor]:
         ids, strata = self._strata
         near = (ids[rows][:, None] == ids[columns]) & (ids[rows] >= 0)[:, None]
-        own = self._own(rows, columns)
+        own = self.batch.own(rows, columns)
         image = torch.where(near, strata[0][rows][:, None], strata[1][rows][:, None]).masked_fill(own, 0.0)
         text = torch.where(near, strata[0][columns][None], strata[1][columns][None]).masked_fill(own, 0.0)
         return image, text
@@ -200,7 +219,7 @@ class PairWeights:
     ) -> tuple[Tensor, Tensor]:
         tilted = self.settings.beta * self.batch.scale * cosines
         means = self._means
-        own = self._own(rows, columns)
+        own = self.batch.own(rows, columns)
         hard = (
             (tilted - means["image"][rows][:, None]).masked_fill(own, 0.0),
             (tilted - means["text"][columns][None]).masked_fill(own, 0.0),
@@ -257,7 +276,7 @@ class PairWeights:
             # Only who is out matters, and the calibrator's floor leaves everyone in.
             weights = self._log_weights(rows, everyone, cosines, None, self._known(rows, everyone))
             tilted = self.settings.beta * self.batch.scale * cosines
-            tilted = tilted.masked_fill(self._own(rows, everyone), -torch.inf)
+            tilted = tilted.masked_fill(self.batch.own(rows, everyone), -torch.inf)
             image, text = (tilted if w is None else tilted.masked_fill(w == -torch.inf, -torch.inf) for w in weights)
             rows_sum[rows], rows_count[rows] = rules.sum_tilted(image, dim=1)
             total, number = rules.sum_tilted(text, dim=0)
@@ -266,15 +285,6 @@ class PairWeights:
             "image": rules.log_mean(rows_sum, rows_count),
             "text": rules.log_mean(columns_sum, columns_count),
         }
-
-    def _own(self, rows: slice | Tensor, columns: slice | Tensor) -> Tensor:
-        return self._number(rows)[:, None] == self._number(columns)
-
-    def _number(self, which: slice | Tensor) -> Tensor:
-        """Numbers of rows or columns."""
-        if isinstance(which, Tensor):
-            return which
-        return torch.arange(which.start, which.stop, device=self.batch.image.device)
 
     # What is logged
 
@@ -285,13 +295,12 @@ class PairWeights:
         rows = self.batch.local_rows()
         rows = rows[:: -(-len(rows) // DIAGNOSED)]
         everyone = slice(0, len(self.batch))
-        cosines = self.batch.image[rows] @ self.batch.text.T
-        own = self._own(rows, everyone)
-        known, probability = self._known(rows, everyone), self._probability(rows, everyone, cosines)
+        own = self.batch.own(rows, everyone)
+        part = self._whole if len(rows) == len(self.batch) else self._rectangle(rows, everyone)
+        known, probability, log_weights = part.known, part.probability, part.weights.log_weights
         found: dict[str, Tensor] = {}
         if known is not None:
             found["known_positive_share"] = (known.sum() - len(rows)) / max(len(rows) * (len(self.batch) - 1), 1)
-        log_weights = self.tile(rows, everyone, cosines).log_weights
         if log_weights is None:
             return found
         asked = ~own if known is None else ~own & ~known

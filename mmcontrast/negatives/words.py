@@ -33,8 +33,7 @@ class WordStatistics:
 
     def similarity(self, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor:
         """(a, b) cosine of the weighted sets of tokens of two lists of captions, each ids and mask; 0 to 1."""
-        first, second = self._unit(a, b)
-        return (first @ second.T).clamp(0, 1)
+        return overlap(*self._unit(a, b))
 
     def pairwise(self, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor:
         """(m,) the same of the i-th caption of one list with the i-th of the other."""
@@ -54,7 +53,7 @@ class WordStatistics:
         counted = ids >= 0
         counted[:, 1:] &= ids[:, 1:] != ids[:, :-1]  # each token of a caption once
         ids = ids.clamp(min=0)
-        weights = ((1 + self.captions) / (1 + self.counts[ids])).log().clamp(min=0) * counted
+        weights = self._weights(ids) * counted
         mixed = ids * 0x9E37_79B1 & 0xFFFF_FFFF
         sign = 1.0 - 2.0 * (mixed >> 31)
         sketch = torch.zeros(len(ids), SKETCH_WIDTH, device=ids.device)
@@ -68,9 +67,12 @@ class WordStatistics:
             torch.cat([_wide(x, width), _wide(y, width)]).to(self.counts.device) for x, y in zip(a, b, strict=True)
         )
         held, tokens = _held(ids, mask)  # a+b u
-        weights = ((1 + self.captions) / (1 + self.counts[tokens])).log().clamp(min=0)
-        unit = torch.nn.functional.normalize(held * weights, dim=1)
+        unit = torch.nn.functional.normalize(held * self._weights(tokens), dim=1)
         return unit[: len(a[0])], unit[len(a[0]) :]
+
+    def _weights(self, tokens: Tensor) -> Tensor:
+        """Of tokens, of any shape."""
+        return ((1 + self.captions) / (1 + self.counts[tokens])).log().clamp(min=0)
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
