@@ -42,17 +42,20 @@ class Sums:
 
     def aim(self, part: slice, targets: Tensor, logits: Tensor, dim: int) -> None:
         """Add the targets of a tile."""
-        if self.targets is None or self.wanted is None:
-            self.targets, self.wanted = torch.zeros_like(self.total), torch.zeros_like(self.total)
-        self.targets[part] += targets.sum(dim)
-        self.wanted[part] += (targets * logits).sum(dim)
+        count, wanted = self._aimed()
+        count[part] += targets.sum(dim)
+        wanted[part] += (targets * logits).sum(dim)
 
     def aim_few(self, start: int, places: Tensor, targets: Tensor, logits: Tensor) -> None:
         """Add the targets (k,) of a few pairs, whose rows or columns are start + places (k,)."""
+        count, wanted = self._aimed()
+        count.index_add_(0, start + places, targets)
+        wanted.index_add_(0, start + places, targets * logits)
+
+    def _aimed(self) -> tuple[Tensor, Tensor]:
         if self.targets is None or self.wanted is None:
             self.targets, self.wanted = torch.zeros_like(self.total), torch.zeros_like(self.total)
-        self.targets.index_add_(0, start + places, targets)
-        self.wanted.index_add_(0, start + places, targets * logits)
+        return self.targets, self.wanted
 
     def raise_to(self, part: slice, logits: Tensor, dim: int) -> Tensor:
         """Lift the shift of a part to the maximum of a tile, and return e^(logit - shift)."""

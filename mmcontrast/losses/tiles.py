@@ -59,35 +59,6 @@ Tiles = Callable[[slice, slice, Tensor], Counts]
 not to be changed, nor kept."""
 
 
-def dense_tiles(
-    log_weights: Tensor | None = None,
-    text_log_weights: Tensor | None = None,
-    positives: Tensor | None = None,
-    text_positives: Tensor | None = None,
-    offset: int = 0,
-) -> Tiles:
-    """Tiles out of whole (b, n) matrices with pictures in rows, in both views; row 0 is picture `offset`.
-
-    As in `Counts`, but where a matrix of the captions' view is missing it is that of the pictures' view.
-    """
-    text_log_weights = log_weights if text_log_weights is None else text_log_weights
-    text_positives = positives if text_positives is None else text_positives
-
-    def tile(rows: slice, columns: slice, _: Tensor) -> PairTile:
-        def cut(matrix: Tensor | None) -> Tensor | None:
-            return None if matrix is None else matrix[rows.start - offset : rows.stop - offset, columns]
-
-        weights, targets = cut(log_weights), cut(positives)
-        return PairTile(
-            weights,
-            weights if text_log_weights is log_weights else cut(text_log_weights),
-            targets,
-            targets if text_positives is positives else cut(text_positives),
-        )
-
-    return tile
-
-
 def blocks(count: int, size: int) -> Iterator[slice]:
     """`count` things in runs of `size`."""
     for start in range(0, count, size):

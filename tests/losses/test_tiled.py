@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from mmcontrast.losses import sigmoid_loss, symmetric_info_nce, tiled_info_nce, tiled_sigmoid_loss
 from mmcontrast.losses.tiled_sigmoid import softplus_sum
-from mmcontrast.losses.tiles import PairTile, Tiles, dense_tiles
+from mmcontrast.losses.tiles import PairTile, Tiles
 
 ROWS, DIM = 23, 6
 
@@ -36,6 +36,31 @@ def matrices() -> dict[str, Tensor]:
         "positives": (noise() > 1.2) * noise().sigmoid(),
         "text_positives": noise() > 1.5,
     }
+
+
+def dense_tiles(
+    log_weights: Tensor | None = None,
+    text_log_weights: Tensor | None = None,
+    positives: Tensor | None = None,
+    text_positives: Tensor | None = None,
+) -> Tiles:
+    """Tiles out of whole matrices with pictures in rows; without one of the captions' view, that of the pictures'."""
+    text_log_weights = log_weights if text_log_weights is None else text_log_weights
+    text_positives = positives if text_positives is None else text_positives
+
+    def tile(rows: slice, columns: slice, _: Tensor) -> PairTile:
+        def cut(matrix: Tensor | None) -> Tensor | None:
+            return None if matrix is None else matrix[rows, columns]
+
+        weights, targets = cut(log_weights), cut(positives)
+        return PairTile(
+            weights,
+            weights if text_log_weights is log_weights else cut(text_log_weights),
+            targets,
+            targets if text_positives is positives else cut(text_positives),
+        )
+
+    return tile
 
 
 CASES = [
