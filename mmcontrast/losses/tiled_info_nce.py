@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mmcontrast.losses.kernel import LossKernel, takes_triton
 from mmcontrast.losses.tile_pass import Few, Sums, TilePass, TileSettings
 from mmcontrast.losses.tiles import AllReduce, Tiles, tile_size
 
@@ -38,6 +39,7 @@ def tiled_info_nce(
     keep: bool = False,
     safe: bool = False,
     all_reduce: AllReduce | None = None,
+    kernel: LossKernel = "torch",
 ) -> Tensor:
     """The loss of `symmetric_info_nce`, with the same gradients, without a matrix of all similarities.
 
@@ -52,6 +54,8 @@ def tiled_info_nce(
         safe: running maxima from the start, for log-weights without bound or vectors that are not normalised. On a CPU
             that happens by itself where it must.
         all_reduce: sum or maximum over the ranks; needed where b < n.
+        kernel: "triton" for fused kernels on a GPU, to which `keep` and `safe` are nothing (they keep no tiles, and
+            always take maxima); float64 takes torch all the same.
 
     Returns:
         Scalar, float32 at least: the mean over this rank's b pairs. Gradients are those of the sum of all ranks' losses
@@ -60,6 +64,11 @@ def tiled_info_nce(
     """
     scale = torch.as_tensor(logit_scale, dtype=image_features.dtype, device=image_features.device)
     settings = TileSettings(tiles, offset, tile_size(image_features.device, size), keep, safe, all_reduce)
+    if takes_triton(kernel, image_features, all_text_features):
+        from mmcontrast.losses.triton_info_nce import TritonInfoNCE  # needs the package triton
+
+        fused: Tensor = TritonInfoNCE.apply(image_features, all_text_features, scale, settings)
+        return fused
     loss: Tensor = _TiledInfoNCE.apply(image_features, all_text_features, scale, settings)
     return loss
 

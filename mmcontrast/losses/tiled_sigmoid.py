@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mmcontrast.losses.kernel import LossKernel, takes_triton
 from mmcontrast.losses.tiles import Counts, Tiles, blocks, not_weighted, own_pairs, spread_out, targets_of, tile_size
 
 
@@ -23,6 +24,7 @@ def tiled_sigmoid_loss(
     tiles: Tiles | None = None,
     offset: int = 0,
     size: int | None = None,
+    kernel: LossKernel = "torch",
 ) -> Tensor:
     """The loss of `sigmoid_loss`, with the same gradients, without a matrix of all similarities.
 
@@ -33,6 +35,7 @@ def tiled_sigmoid_loss(
         tiles: what pairs count in the pictures' view, see `Tiles`; None for the plain loss.
         offset: place of this rank's first row among all.
         size: pictures and captions of a tile; None takes what suits the device.
+        kernel: "triton" for fused kernels on a GPU; float64 takes torch all the same.
 
     Returns:
         Scalar, float32 at least.
@@ -42,7 +45,13 @@ def tiled_sigmoid_loss(
     )
     inputs = image_features, all_text_features, scale, bias
     wanted = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
-    loss: Tensor = _TiledSigmoid.apply(*inputs, tiles, offset, tile_size(image_features.device, size), wanted)
+    size = tile_size(image_features.device, size)
+    if takes_triton(kernel, image_features, all_text_features):
+        from mmcontrast.losses.triton_sigmoid import TritonSigmoid  # needs the package triton
+
+        fused: Tensor = TritonSigmoid.apply(*inputs, tiles, offset, size, wanted)
+        return fused
+    loss: Tensor = _TiledSigmoid.apply(*inputs, tiles, offset, size, wanted)
     return loss
 
 
