@@ -10,6 +10,8 @@ from torch import Tensor
 from mmcontrast.config import Config
 from mmcontrast.data import PairSource, PairStream
 from mmcontrast.data.keys import caption_key
+from mmcontrast.errors import ConfigError
+from mmcontrast.losses.kernel import kernel_problem
 from mmcontrast.models import DualEncoder, Tokenizer
 from mmcontrast.negatives.clustering import Clusters
 from mmcontrast.negatives.evidence import LINKED, linked_share, new_calibrator
@@ -34,7 +36,13 @@ one, while the last places stayed empty; here each file begins elsewhere.
 def make_objective(
     config: Config, model: DualEncoder, device: torch.device, source: PairSource | PairStream
 ) -> ContrastiveObjective:
-    """Loss, rules about negatives with what they learn from, and the clusters that guide batches."""
+    """Loss, rules about negatives with what they learn from, and the clusters that guide batches.
+
+    Raises:
+        ConfigError: training.loss_kernel cannot run on this device.
+    """
+    if problem := kernel_problem(config.training.loss_kernel, device):
+        raise ConfigError(f"training.loss_kernel {problem}")
     num_rows = len(source) if isinstance(source, PairSource) else None
     negatives, seed = config.negatives, config.training.seed
     rules = negatives.rules
@@ -73,7 +81,7 @@ def make_objective(
             device=device,
         )
     weighting = Weighting(settings, calibrator=calibrator, words=words, clusters=clusters, seed=seed)
-    return ContrastiveObjective(config.training.loss, weighting, clusters)
+    return ContrastiveObjective(config.training.loss, weighting, clusters, config.training.loss_kernel)
 
 
 def has_linked_pairs(source: PairSource | PairStream) -> bool:

@@ -187,6 +187,8 @@ class TrainingConfig(Section):
     """Compile both towers when training begins (minutes): pays on GPUs and in long runs, on CPUs hardly."""
     loss: Literal["info_nce", "sigmoid"] = "info_nce"
     """Loss over the batch's similarities."""
+    loss_kernel: Literal["torch", "triton"] = "torch"
+    """What computes it for 1024 pairs or more: triton, for GPUs, keeps tiles in SRAM; no GPU has timed it yet."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Evaluate and save a moving average of the weights with this decay a step; null has none."""
     checkpoint_every_steps: Count | None = None

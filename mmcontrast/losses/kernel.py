@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 LossKernel = Literal["torch", "triton"]
+OLDEST = (8, 0)
+"""Compute capability that bfloat16 and parts of float32 on tensor cores need."""
 
 
 def kernel_problem(kernel: LossKernel, device: torch.device) -> str | None:
@@ -21,6 +23,8 @@ def kernel_problem(kernel: LossKernel, device: torch.device) -> str | None:
     # The interpreter is for tests: thousands of times slower.
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return f"triton needs a GPU, and this is {device.type}; take torch"
+    if device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) < OLDEST:
+        return "triton needs a GPU of compute capability 8.0 (A100, RTX 30) or later; take torch"
     return None
 
 

@@ -22,7 +22,7 @@ def _logits(
     DIM: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
     PRECISION: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """Scale times the products of pictures `row` and captions `column`, 0 outside of the rectangle."""
+    """Scale times the products of pictures `row` and captions `column`, -inf outside of the rectangle."""
     cosines = tl.zeros((ROWS, COLUMNS), tl.float32)
     for start in range(0, DIM, DEPTH):
         depth = start + tl.arange(0, DEPTH)
@@ -39,15 +39,16 @@ def _logits(
         if WIDE:
             left, right = left.to(tl.float32), right.to(tl.float32)
         cosines = tl.dot(left, right, cosines, input_precision=PRECISION)
-    return cosines * tl.load(scale)
+    inside = (row < row_count)[:, None] & (column < column_count)[None, :]
+    return tl.where(inside, cosines * tl.load(scale), float("-inf"))
 
 
 @triton.jit
 def _weighted(logits, weights, place, inside, own):
     """Logits with the log-weights of the rectangle, where there are any; a row's own pair never has one."""
-    if weights is None:
-        return logits
-    return logits + tl.where(own, 0.0, tl.load(weights + place, mask=inside, other=0.0).to(tl.float32))
+    if weights is not None:
+        logits += tl.where(own, 0.0, tl.load(weights + place, mask=inside, other=0.0).to(tl.float32))
+    return logits
 
 
 @triton.jit
@@ -100,9 +101,9 @@ def info_nce_sums(
     inside = (row < row_count)[:, None] & (column < column_count)[None, :]
     own = (row + own_shift)[:, None] == column[None, :]
     place = row[:, None] * column_count + column[None, :]
-    of_image = tl.where(inside, _weighted(logits, image_weights, place, inside, own), float("-inf"))
+    of_image = _weighted(logits, image_weights, place, inside, own)
     tl.store(of_rows + along * row_count + row, _log_sum_exp(of_image, 1), mask=row < row_count)
-    of_text = tl.where(inside, _weighted(logits, text_weights, place, inside, own), float("-inf"))
+    of_text = _weighted(logits, text_weights, place, inside, own)
     tl.store(of_columns + down * column_count + column, _log_sum_exp(of_text, 0), mask=column < column_count)
 
 

@@ -29,9 +29,11 @@ class Blocks:
 
 
 HALF = Blocks(128, 128, 64, 8, 3)
-WIDE = Blocks(64, 64, 32, 4, 3)
+WIDE = Blocks(128, 64, 32, 8, 3)
 """Of bfloat16 and float32, whose parts take thrice the registers. Chosen for what fits without spilling (compiled for
 compute capability 8.0, 8.9 and 9.0), and fixed: a choice by stopwatch could differ between runs, and sums with it."""
+LARGEST = 32768
+"""Pictures and captions of a rectangle, whose places must be 32-bit integers."""
 INTERPRETED = Blocks(16, 32, 16, 1, 1)
 """Small, so that few pairs already make several programs; not square, so that no axis passes for the other."""
 
@@ -84,7 +86,7 @@ class Rectangles:
         self.dtype = torch.bfloat16 if half else torch.float32
         self.image, self.text = (x.detach().to(self.dtype).contiguous() for x in (image, text))
         self.scale = scale.detach().float().reshape(1)
-        self.offset, self.size = offset, size
+        self.offset, self.size = offset, min(size, LARGEST)
         self._slopes: Tensor | None = None
         interpreted = os.environ.get("TRITON_INTERPRET") == "1"
         self._blocks = INTERPRETED if interpreted else HALF if half else WIDE
@@ -179,7 +181,8 @@ class Rectangles:
         return self.image[i], self.text[j], self.scale if scale is None else scale
 
     def _own_shift(self, i: slice, j: slice) -> int:
-        return self.offset + i.start - j.start
+        shift: int = self.offset + i.start - j.start
+        return shift
 
     def _memory(self, i: slice, j: slice) -> Tensor:
         rows, columns = i.stop - i.start, j.stop - j.start
@@ -200,10 +203,7 @@ def _parts(count: int, size: int) -> int:
 
 def _precision(device: torch.device) -> str:
     """Of products of float32: three products of tensor cores, where these take parts of float32."""
-    tensor_cores = (
-        device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
-    )
-    return "tf32x3" if tensor_cores else "ieee"
+    return "tf32x3" if device.type == "cuda" and torch.version.hip is None else "ieee"
 
 
 def less_targets(slopes: Tensor, targets: Tensor | None, share: Tensor, place: tuple[slice, slice]) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmcontrast import distributed
 from mmcontrast.losses import Tiles, sigmoid_loss, symmetric_info_nce, tiled_info_nce, tiled_sigmoid_loss
+from mmcontrast.losses.kernel import LossKernel
 from mmcontrast.negatives.batch import GlobalBatch, gather_batch
 from mmcontrast.negatives.clustering import Clusters
 from mmcontrast.negatives.few_weights import FewWeights
@@ -39,15 +40,20 @@ class ContrastiveObjective:
         loss: "info_nce" (symmetric) or "sigmoid".
         weighting: rules about negatives; None treats known positives apart and nothing else.
         clusters: told of the features of every batch, for guided batches.
+        kernel: what computes the tiles of large batches.
 
     Attributes:
         progress: share of the training that is done, set by the trainer before each step.
     """
 
     def __init__(
-        self, loss: LossName = "info_nce", weighting: Weighting | None = None, clusters: Clusters | None = None
+        self,
+        loss: LossName = "info_nce",
+        weighting: Weighting | None = None,
+        clusters: Clusters | None = None,
+        kernel: LossKernel = "torch",
     ) -> None:
-        self.loss = loss
+        self.loss, self.kernel = loss, kernel
         self.weighting = Weighting(RuleSettings()) if weighting is None else weighting
         self.clusters = clusters
         self.progress = 0.0
@@ -117,7 +123,13 @@ class ContrastiveObjective:
         if self.loss == "sigmoid":
             assert features.logit_bias is not None
             return tiled_sigmoid_loss(
-                features.image, all_text, features.logit_scale, features.logit_bias, tiles=tiles, offset=offset
+                features.image,
+                all_text,
+                features.logit_scale,
+                features.logit_bias,
+                tiles=tiles,
+                offset=offset,
+                kernel=self.kernel,
             )
         loss = tiled_info_nce(
             features.image,
@@ -127,6 +139,7 @@ class ContrastiveObjective:
             offset=offset,
             keep=4 * len(features.image) * len(all_text) <= KEPT_BYTES,
             all_reduce=distributed.all_reduce if distributed.world_size() > 1 else None,
+            kernel=self.kernel,
         )
         # A bias cancels in a softmax; it still takes part, for a parameter without gradient stops DDP.
         return loss if features.logit_bias is None else loss + 0.0 * features.logit_bias
