@@ -7,6 +7,9 @@ before the call (on CUDA: the allocator's peak), each in a process of its own. `
 alone take at the rate of a plain matrix product in the same run: 8 n^2 d operations where tiles are computed again,
 6 n^2 d where they are kept and in the sigmoid loss. `calibrated` takes the weights of a learnt calibrator, made anew in
 every call. Sizes over --peer-up-to run without the peer.
+
+With --kernel triton, info_nce and sigmoid are also measured as Triton kernels, on CUDA. Their limit in bf16 is that of
+bf16 products, which the torch tiles do not use; in fp32 they may pass it, by multiplying in parts on tensor cores.
 """
 
 import argparse
@@ -29,12 +32,18 @@ from open_clip.loss import ClipLoss, SigLipLoss
 from torch import Tensor
 
 from mmcontrast.losses import tiled_info_nce, tiled_sigmoid_loss
+from mmcontrast.losses.kernel import kernel_problem
 from mmcontrast.negatives.few_weights import FewWeights
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
 Loss = Callable[[Inputs], Tensor]
 PEER = {"info_nce": "ClipLoss", "info_nce_kept": "ClipLoss", "calibrated": "ClipLoss", "sigmoid": "SigLipLoss"}
+TRITON = {"info_nce": "info_nce_triton", "sigmoid": "sigmoid_triton"}
+PEER |= {TRITON[name]: PEER[name] for name in TRITON}
 OPERATIONS = {"info_nce": 8, "info_nce_kept": 6, "calibrated": 8, "sigmoid": 6}
+OPERATIONS |= {TRITON[name]: OPERATIONS[name] for name in TRITON}
+WARM_UP = 1536
+"""Pairs of a first call: a multiple of 16 like the sizes, for Triton compiles other kernels for what is none."""
 
 
 def losses(pairs: int, dim: int, device: str) -> dict[str, Loss]:
@@ -56,6 +65,8 @@ def losses(pairs: int, dim: int, device: str) -> dict[str, Loss]:
         "info_nce_kept": lambda x: tiled_info_nce(x[0], x[1], x[2], keep=True),
         "sigmoid": lambda x: tiled_sigmoid_loss(x[0], x[1], x[2], x[3]),
         "calibrated": calibrated,
+        TRITON["info_nce"]: lambda x: tiled_info_nce(x[0], x[1], x[2], kernel="triton"),
+        TRITON["sigmoid"]: lambda x: tiled_sigmoid_loss(x[0], x[1], x[2], x[3], kernel="triton"),
     }
 
 
@@ -83,10 +94,10 @@ def wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def matmul_rate(dim: int, device: str) -> float:
+def matmul_rate(dim: int, device: str, dtype: torch.dtype = torch.float32) -> float:
     """Operations a second of tile-sized products, the best of some."""
     side = 1024 if device == "cpu" else 8192
-    a, b = torch.randn(side, dim, device=device), torch.randn(dim, side, device=device)
+    a, b = (torch.randn(shape, device=device).to(dtype) for shape in ((side, dim), (dim, side)))
     best = float("inf")
     for _ in range(20):
         wait(device)
@@ -107,7 +118,7 @@ def peak_bytes(name: str, pairs: int, dim: int, device: str, precision: str) -> 
 def measure_memory(name: str, pairs: int, dim: int, device: str, precision: str) -> int:
     """The child's side of `peak_bytes`."""
     loss = losses(pairs, dim, device)[name]
-    run(loss, inputs(min(pairs, 1500), dim, device, precision), device)  # libraries and buffers of their own
+    run(loss, inputs(min(pairs, WARM_UP), dim, device, precision), device)  # libraries and buffers of their own
     x = inputs(pairs, dim, device, precision)
     if device == "cuda":
         before = torch.cuda.memory_allocated()
@@ -135,12 +146,14 @@ def measure(names: list[str], pairs: int, options: argparse.Namespace) -> list[d
     x = inputs(pairs, dim, device, options.precision)
     times: dict[str, list[float]] = {name: [] for name in [*sorted(peers), *names]}
     for name in times:
-        run(sides[name], inputs(min(pairs, 1500), dim, device, options.precision), device)
-    rate = matmul_rate(dim, device)
+        run(sides[name], inputs(min(pairs, WARM_UP), dim, device, options.precision), device)
+    half = options.precision == "bf16"
+    kinds = {name: torch.bfloat16 if half and name in TRITON.values() else torch.float32 for name in names}
+    rates = {dtype: matmul_rate(dim, device, dtype) for dtype in kinds.values()}
     for _ in range(options.repeats):
         for name in times:
             times[name].append(run(sides[name], x, device))
-    rate = max(rate, matmul_rate(dim, device))
+    rates = {dtype: max(rate, matmul_rate(dim, device, dtype)) for dtype, rate in rates.items()}
     memory = {name: peak_bytes(name, pairs, dim, device, options.precision) for name in times} if options.memory else {}
     rows = []
     for name in times:
@@ -149,7 +162,7 @@ def measure(names: list[str], pairs: int, options: argparse.Namespace) -> list[d
         row |= {"seconds": round(median, 4), "range": [round(min(times[name]), 4), round(max(times[name]), 4)]}
         row["extra_mb"] = round(memory[name] / 1e6, 1) if memory else None
         if name in OPERATIONS:
-            limit = OPERATIONS[name] * pairs**2 * dim / rate
+            limit = OPERATIONS[name] * pairs**2 * dim / rates[kinds[name]]
             row["share_of_limit"] = round(limit / median, 3)
             peer = PEER[name]
             if peer in times:
@@ -188,7 +201,9 @@ def main() -> None:
     """Measure, print, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", type=int, default=[512, 1024, 2048, 4096, 8192, 16384])
-    parser.add_argument("--losses", nargs="+", choices=list(PEER), default=list(PEER))
+    kinds = [name for name in PEER if name not in TRITON.values()]
+    parser.add_argument("--losses", nargs="+", choices=kinds, default=kinds)
+    parser.add_argument("--kernel", choices=["torch", "triton"], default="torch", help="triton adds rows, on CUDA")
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of the features")
     parser.add_argument("--repeats", type=int, default=5, help="passes of each side, alternating")
@@ -205,6 +220,12 @@ def main() -> None:
     if options.table:
         print(table(json.loads(Path(options.output).read_text())))
         return
+    if options.kernel == "triton":
+        problem = kernel_problem("triton", torch.device(options.device))
+        if problem:
+            print(f"skipped {', '.join(TRITON.values())}: {problem}", file=sys.stderr)
+        else:
+            options.losses = [*options.losses, *(TRITON[name] for name in options.losses if name in TRITON)]
     machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
     if options.device == "cuda":
         machine += f", {torch.cuda.get_device_name()}"

@@ -348,6 +348,13 @@ def test_compiling_without_a_compiler_says_so(short: Callable[..., Path], monkey
         short("training.compile=true")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there it runs")
+def test_triton_without_a_gpu_says_so(short: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ConfigError, match=r"^training\.loss_kernel triton needs (a GPU, and this is cpu|the package)"):
+        short("training.loss_kernel=triton")
+
+
 def test_fine_tuning_keeps_the_tokenizer(tiny_run: Path, short: Callable[..., Path]) -> None:
     rows = ("data.train.rows=60", "data.validation.rows=20")
     run = short(f"model={{init_from: {tiny_run}/model}}", "training.learning_rate=1e-8", *rows)

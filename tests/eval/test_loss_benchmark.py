@@ -34,6 +34,19 @@ def test_a_run_writes_rows_and_a_table(
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| info_nce", "| sigmoid"]
 
 
+def test_triton_is_skipped_without_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    output = tmp_path / "loss.json"
+    arguments = ["loss.py", "--sizes", "32", "--dim", "16", "--repeats", "1", "--device", "cpu", "--no-memory"]
+    arguments += ["--losses", "sigmoid", "--kernel", "triton", "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    benchmark.main()
+    assert capsys.readouterr().err.startswith("skipped info_nce_triton, sigmoid_triton: triton needs ")
+    assert {row["loss"] for row in json.loads(output.read_text())} == {"sigmoid", "SigLipLoss"}
+
+
 def test_the_sides_compute_the_same() -> None:
     sides = benchmark.losses(300, 32, "cpu")
     inputs = benchmark.inputs(300, 32, "cpu")

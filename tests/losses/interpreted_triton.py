@@ -7,6 +7,8 @@ By hand: TRITON_INTERPRET=1 python -m pytest tests/losses/interpreted_triton.py
 from __future__ import annotations
 
 import math
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +18,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+sys.path.append(str(Path(__file__).parents[1] / "negatives"))
+from making_batches import random_batch
+
 from mmcontrast.losses import sigmoid_loss, symmetric_info_nce, tiled_info_nce, tiled_sigmoid_loss
+from mmcontrast.negatives.settings import RuleSettings
+from mmcontrast.negatives.weighting import Weighting
+from mmcontrast.training import objective as training_objective
+from mmcontrast.training.objective import ContrastiveObjective
+from mmcontrast.types import Features
 
 SIZE = 24  # of a rectangle: one and a half blocks high, less than one wide
 
@@ -248,3 +258,19 @@ def test_float64_takes_torch() -> None:
     image, text = unit(9, 0), unit(9, 1)
     assert tiled_info_nce(image, text, 9.0, kernel="triton").dtype == torch.float64
     assert tiled_sigmoid_loss(image, text, 9.0, -3.0, kernel="triton").dtype == torch.float64
+
+
+@pytest.mark.parametrize("loss", ["info_nce", "sigmoid"])
+@pytest.mark.parametrize("known", ["mask", "positives"])
+def test_the_objective_takes_it(loss: Any, known: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the default rule, whose known matches are listed."""
+    features, batch, _ = random_batch(12)
+    bias = torch.tensor(-5.0, requires_grad=True)
+    features = Features(features.image, features.text, features.logit_scale, bias)
+    inputs = [features.image, features.text, features.logit_scale]
+    weighting = Weighting(RuleSettings(known_positives=known))
+    expected = ContrastiveObjective(loss, weighting)(features, batch).loss
+    monkeypatch.setattr(training_objective, "TILED_FROM", 2)
+    actual = ContrastiveObjective(loss, weighting, kernel="triton")(features, batch).loss
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(torch.autograd.grad(actual, inputs), torch.autograd.grad(expected, inputs))
