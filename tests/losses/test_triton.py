@@ -13,7 +13,7 @@ import torch
 from test_tiled import unit
 from torch import Tensor
 
-from mmcontrast.losses import tiled_info_nce, tiled_sigmoid_loss
+from mmcontrast.losses import sigmoid_loss, symmetric_info_nce, tiled_info_nce, tiled_sigmoid_loss
 from mmcontrast.losses.kernel import kernel_problem
 
 ON_CHIP = 99 * 1024
@@ -91,6 +91,25 @@ def test_the_kernels_compile(
         assert ("wgmma" if capability == 90 else "mma.sync") in result.asm["ptx"]  # on tensor cores
         names.add(kernel.__name__)
     assert names == {"similarities", "info_nce_sums", "info_nce_slopes", "sigmoid_slopes", "add_product"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 2e-5), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize("loss", ["info_nce", "sigmoid"])
+def test_on_a_gpu(loss: str, dtype: torch.dtype, error: float) -> None:
+    """Two rectangles and a bit, at scale 100: tf32 instead of tf32x3, say, would be found."""
+    image = unit(9000, 0, dim=200)
+    text = torch.nn.functional.normalize(image + image.roll(1, 0) + 0.4 * unit(9000, 1, dim=200), dim=1)
+    inputs = [x.to("cuda", dtype).requires_grad_() for x in (image, text)]
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    if loss == "info_nce":
+        actual, expected = tiled_info_nce(*inputs, 100.0, kernel="triton"), symmetric_info_nce(*exact, 100.0)
+    else:
+        actual = tiled_sigmoid_loss(*inputs, 100.0, -60.0, kernel="triton")
+        expected = sigmoid_loss(*exact, 100.0, -60.0)
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=0)
+    for got, want in zip(torch.autograd.grad(actual, inputs), torch.autograd.grad(expected, exact), strict=True):
+        torch.testing.assert_close(got.double(), want, rtol=0, atol=error * float(want.abs().max()))
 
 
 def test_asking_for_triton_without_a_gpu_or_the_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
