@@ -30,8 +30,9 @@ class Blocks:
 
 HALF = Blocks(128, 128, 64, 8, 3)
 WIDE = Blocks(128, 64, 32, 8, 3)
-"""Of bfloat16 and float32, whose parts take thrice the registers. Chosen for what fits without spilling (compiled for
-compute capability 8.0, 8.9 and 9.0), and fixed: a choice by stopwatch could differ between runs, and sums with it."""
+"""Of bfloat16 and float32, whose parts take thrice the registers. Chosen because they spill no registers (compiled for
+compute capability 8.0, 8.9 and 9.0; but for weighted slopes of bfloat16 on 9.0), not by time; and fixed: a choice by
+stopwatch could differ between runs, and sums with it."""
 LARGEST = 32768
 """Pictures and captions of a rectangle, whose places must be 32-bit integers."""
 INTERPRETED = Blocks(16, 32, 16, 1, 1)
