@@ -11,7 +11,17 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mmcontrast.losses.tiles import Counts, Tiles, blocks, not_weighted, own_pairs, spread_out, targets_of, tile_size
+from mmcontrast.losses.tiles import (
+    Counts,
+    Tiles,
+    blocks,
+    not_weighted,
+    own_pairs,
+    row_products,
+    spread_out,
+    targets_of,
+    tile_size,
+)
 
 
 def tiled_sigmoid_loss(
@@ -82,7 +92,7 @@ class _TiledSigmoid(torch.autograd.Function):
                     image_grad[i].addmm_(slope, y[j])
                     text_grad[j].addmm_(slope.T, x[i])
         # Before the factor: d logit / d scale is the cosine.
-        scale_grad = (image_grad * x).sum()
+        scale_grad = row_products(image_grad, x, size).sum()
         gradients = [image_grad.mul_(factor), text_grad.mul_(factor), scale_grad, bias_grad]
         ctx.save_for_backward(
             *(g.div_(len(x)).to(v.dtype) for g, v in zip(gradients, (image, text, scale, bias), strict=True))
