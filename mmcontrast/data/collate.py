@@ -9,6 +9,7 @@ import torch
 
 from mmcontrast.data.caption_table import CaptionTable, Tokenize
 from mmcontrast.data.dataset import PairItem
+from mmcontrast.preprocess import stack_pictures
 from mmcontrast.types import NO_KEY, PairBatch
 
 
@@ -34,7 +35,7 @@ def collate(
     keys = [item.caption_keys + [NO_KEY] * (most - len(item.caption_keys)) for item in items]
     caption_keys = torch.tensor(keys)  # (b, c)
     batch = PairBatch(
-        image=torch.stack([item.image for item in items]),
+        image=stack_pictures([item.image for item in items]),
         input_ids=tokens.input_ids,
         attention_mask=tokens.attention_mask,
         index=torch.tensor([item.index for item in items]),

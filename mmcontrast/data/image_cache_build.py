@@ -23,7 +23,7 @@ from mmcontrast.data.loader import worker_loader
 from mmcontrast.data.rows import PairSource
 from mmcontrast.data.transforms import picture_bytes, resized_crop
 from mmcontrast.errors import DataError
-from mmcontrast.preprocess import decode_image, header_size
+from mmcontrast.preprocess import colours_last, decode_image, header_size
 
 BLOCK = 16
 """Rows that a worker makes at a time."""
@@ -180,7 +180,8 @@ class _Decoded(Dataset["NDArray[np.uint8] | str"]):
         else:
             size = (max(1, round(height * scale)), max(1, round(width * scale)))
             box = (0.0, 0.0, float(width), float(height))
-            pixels = resized_crop(picture, box, size, settings.interpolation).permute(1, 2, 0).numpy()
+            planes = resized_crop(picture, box, size, settings.interpolation).numpy()
+            pixels = colours_last(planes).permute(1, 2, 0).numpy()
         return np.ascontiguousarray(pixels)
 
 

@@ -20,7 +20,7 @@ from mmcontrast.data.rows import PairSource
 from mmcontrast.data.sampler import GlobalBatchSampler
 from mmcontrast.data.stream import StreamDataset
 from mmcontrast.errors import DataError
-from mmcontrast.preprocess import MAX_IMAGE_PIXELS, ImagePreprocess, decode_image
+from mmcontrast.preprocess import MAX_IMAGE_PIXELS, ImagePreprocess, decode_image, stack_pictures
 from mmcontrast.types import BadRow
 
 
@@ -117,7 +117,7 @@ def _collate_images(items: list[tuple[int, Tensor | BadRow]], size: int) -> Imag
     good = [(i, pixels) for i, pixels in items if isinstance(pixels, Tensor)]
     empty = torch.zeros((0, 3, size, size), dtype=torch.uint8)
     return ImageBatch(
-        torch.stack([pixels for _, pixels in good]) if good else empty,
+        stack_pictures([pixels for _, pixels in good]) if good else empty,
         torch.tensor([i for i, _ in good], dtype=torch.int64),
         [row for _, row in items if isinstance(row, BadRow)],
     )

@@ -11,12 +11,12 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.dlpack import from_dlpack
-from torchvision.transforms.v2 import functional as F
 
 from mmcontrast.errors import ConfigError
-from mmcontrast.preprocess import ImagePreprocess, to_rgb
+from mmcontrast.preprocess import ImagePreprocess, colours_last, to_rgb
 
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float64)
 _MAX_LOG_RATIO = math.log(4 / 3)
@@ -116,13 +116,15 @@ class TrainTransform:
             pixels = resized_crop(whole, box, (size, size), self.preprocess.interpolation)
             if s.jitter or s.grey:
                 pixels = self._recolour(pixels, u[4:9])
+        planes = pixels.numpy()
         if s.flip and u[9] < 0.5:
-            pixels = F.horizontal_flip(pixels)
+            planes = planes[..., ::-1]
         if self.rotate90:
-            pixels = torch.rot90(pixels, int(u[10] * 4), (1, 2))
+            planes = np.rot90(planes, int(u[10] * 4), (1, 2))
+        pixels = colours_last(planes)
         if u[11] < s.erase:
-            pixels = _erase(pixels, u[12:16])
-        return pixels.contiguous()
+            _erase(pixels, u[12:16])
+        return pixels
 
     def _recolour(self, pixels: Tensor, u: list[float]) -> Tensor:
         jitter = self.strength.jitter
@@ -131,7 +133,10 @@ class TrainTransform:
             saturation = 0.0
         matrix = colour_matrix(brightness, contrast, saturation, hue_turn=0.2 * jitter * (2 * u[3] - 1))
         # In numpy, whose product and conversion to bytes take a quarter of torch's time here.
-        colours = pixels.numpy().reshape(3, -1).astype(np.float32)
+        planes = np.empty(pixels.shape, np.float32)
+        for plane, values in zip(planes, pixels.numpy(), strict=True):
+            plane[...] = values
+        colours = planes.reshape(3, -1)
         # Contrast pulls towards the mean colour's brightness, as torchvision has it.
         pivot = brightness * (1 - contrast) * float(_LUMA @ colours.mean(axis=1))
         turned = matrix.astype(np.float32) @ colours
@@ -155,12 +160,16 @@ def picture_bytes(image: Image.Image | NDArray[np.uint8]) -> Tensor:
 def resized_crop(
     picture: Tensor, box: tuple[float, float, float, float], size: tuple[int, int], interpolation: str
 ) -> Tensor:
-    """(3, height, width): a box of (h, w, 3 or more) bytes, moved to whole pixels, resized with antialiasing."""
+    """(3, height, width): a box of (h, w, 3 or more) bytes, moved to whole pixels, resized with antialiasing.
+
+    In memory the colours come last, as in the picture.
+    """
     height, width = picture.shape[:2]
     left, top = min(round(box[0]), width - 1), min(round(box[1]), height - 1)
     right, bottom = max(round(box[2]), left + 1), max(round(box[3]), top + 1)
-    crop = picture[top:bottom, left:right].permute(2, 0, 1)[None]
-    return nn.functional.interpolate(crop, size, mode=interpolation, antialias=True)[0, :3]
+    # A batch of one before it is cut: else torch does not see that colours are last, and turns them there and back.
+    crop = picture[None, top:bottom, left:right].permute(0, 3, 1, 2)
+    return F.interpolate(crop, size, mode=interpolation, antialias=True)[0, :3]
 
 
 def crop_box(
@@ -199,13 +208,11 @@ def colour_matrix(brightness: float, contrast: float, saturation: float, hue_tur
     return matrix
 
 
-def _erase(pixels: Tensor, u: list[float]) -> Tensor:
+def _erase(pixels: Tensor, u: list[float]) -> None:
     """Fill a rectangle of 2 to 20 % of the area with mid grey."""
     height, width = pixels.shape[-2:]
     area, ratio = 0.02 + 0.18 * u[0], math.exp(math.log(3) * (2 * u[1] - 1))
     h = max(1, min(height, round(height * math.sqrt(area * ratio))))
     w = max(1, min(width, round(width * math.sqrt(area / ratio))))
     top, left = int(u[2] * (height - h + 1)), int(u[3] * (width - w + 1))
-    grey = torch.tensor(128, dtype=torch.uint8)
-    erased: Tensor = F.erase(pixels, top, left, h, w, grey)
-    return erased
+    pixels[:, top : top + h, left : left + w] = 128

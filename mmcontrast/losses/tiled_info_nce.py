@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from mmcontrast.losses.kernel import LossKernel, takes_triton
 from mmcontrast.losses.tile_pass import Few, Sums, TilePass, TileSettings
-from mmcontrast.losses.tiles import AllReduce, Tiles, tile_size
+from mmcontrast.losses.tiles import AllReduce, Tiles, row_products, tile_size
 
 HEADROOM = 60.0
 """Unit vectors bound the logits by the scale, so e^logit needs no running maximum, only a common shift to this bound:
@@ -144,7 +144,7 @@ class _TiledInfoNCE(torch.autograd.Function):
         if settings.all_reduce is not None:
             columns.reduce(settings.all_reduce, aims=settings.tiles is not None)
         own = through.own
-        true = (through.image * through.text[own]).sum(1) * through.scale
+        true = row_products(through.image, through.text[own], settings.size) * through.scale
         if all(listed is not None for listed in few):  # lists say all, and what they were made from takes memory
             settings = replace(settings, tiles=None)
         ctx.settings, ctx.rows, ctx.columns, ctx.safe, ctx.few = settings, rows, columns, safe, few
@@ -174,7 +174,8 @@ class _TiledInfoNCE(torch.autograd.Function):
                 slope = _slope(through, rows, columns, (i, j), weight, ctx.safe)
             image_grad[i].addmm_(slope, through.text[j])
             text_grad[j].addmm_(slope.T, through.image[i])
-        scale_grad = (image_grad * through.image).sum()  # before the factor: d logit / d scale is the cosine
+        # Before the factor: d logit / d scale is the cosine.
+        scale_grad = row_products(image_grad, through.image, ctx.settings.size).sum()
         return (
             image_grad.mul_(through.scale).to(image.dtype),
             text_grad.mul_(through.scale).to(text.dtype),

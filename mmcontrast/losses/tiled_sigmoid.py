@@ -12,7 +12,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mmcontrast.losses.kernel import LossKernel, takes_triton
-from mmcontrast.losses.tiles import Counts, Tiles, blocks, not_weighted, own_pairs, spread_out, targets_of, tile_size
+from mmcontrast.losses.tiles import (
+    Counts,
+    Tiles,
+    blocks,
+    not_weighted,
+    own_pairs,
+    row_products,
+    spread_out,
+    targets_of,
+    tile_size,
+)
 
 
 def tiled_sigmoid_loss(
@@ -70,28 +80,28 @@ class _TiledSigmoid(torch.autograd.Function):
     ) -> Tensor:
         wide = torch.promote_types(image.dtype, torch.float32)
         x, y, factor, shift = (value.to(wide) for value in (image, text, scale, bias))
-        scaled = x * factor
         total, bias_grad = x.new_zeros(()), x.new_zeros(())
         image_grad, text_grad = torch.zeros_like(x), torch.zeros_like(y)
-        memory = x.new_empty(3, size * size)
+        tile_memory, memory = x.new_empty(2, size * size + 3)
         for i in blocks(len(x), size):
+            scaled = x[i] * factor
             for j in blocks(len(y), size):
-                cosines = memory[0, : (i.stop - i.start) * (j.stop - j.start)].view(i.stop - i.start, -1)
+                cosines = tile_memory[: (i.stop - i.start) * (j.stop - j.start)].view(i.stop - i.start, -1)
                 place = slice(i.start + offset, i.stop + offset), j
                 if tiles is None:  # logits at once: a pass over the tile counts here
-                    torch.addmm(shift, scaled[i], y[j].T, out=cosines)
-                    loss, slope = _tile(cosines, None, place, memory[1:])
+                    torch.addmm(shift, scaled, y[j].T, out=cosines)
+                    loss, slope = _tile(cosines, None, place, memory)
                 else:
                     torch.mm(x[i], y[j].T, out=cosines)
                     found = tiles(*place, cosines)
-                    loss, slope = _tile(cosines.mul_(factor).add_(shift), spread_out(found, cosines), place, memory[1:])
+                    loss, slope = _tile(cosines.mul_(factor).add_(shift), spread_out(found, cosines), place, memory)
                 total += loss
                 if wanted:
                     bias_grad += slope.sum()
                     image_grad[i].addmm_(slope, y[j])
                     text_grad[j].addmm_(slope.T, x[i])
         # Before the factor: d logit / d scale is the cosine.
-        scale_grad = (image_grad * x).sum()
+        scale_grad = row_products(image_grad, x, size).sum()
         gradients = [image_grad.mul_(factor), text_grad.mul_(factor), scale_grad, bias_grad]
         ctx.save_for_backward(
             *(g.div_(len(x)).to(v.dtype) for g, v in zip(gradients, (image, text, scale, bias), strict=True))
@@ -105,17 +115,30 @@ class _TiledSigmoid(torch.autograd.Function):
 
 
 def softplus_sum(logits: Tensor, memory: Tensor) -> Tensor:
-    """Sum of log(1 + e^a) = max(a, 0) + log(1 + e^-|a|) over a tile, in two tiles of `memory` (2, at least as many).
+    """Sum of log(1 + e^a) over a tile, which becomes sigmoid(a); `memory` holds 3 numbers more than it.
 
-    torch's log1p takes as long as a product of 512 dimensions on a CPU. Its logarithm is fast, and what log(1 + e)
-    loses by rounding 1 + e to u is to first order ((u - 1) - e) / u.
+    With t = min(s, 1 - s) of s = sigmoid(a) that is max(a, 0) - log(1 - t), without an exponential of its own, and four
+    pairs share a logarithm: (1 - t)(1 - u) is 1 - (t + u - t u), which keeps the digits of small t and u. torch's log1p
+    takes as long as a product of 512 dimensions on a CPU; its log is fast, and what log(1 - t) loses by rounding 1 - t
+    to v is to first order (t - (1 - v)) / v.
     """
-    small, more = (part[: logits.numel()].view(logits.shape) for part in memory)
-    torch.abs(logits, out=small).neg_().exp_()
-    torch.add(small, 1, out=more).sub_(1)  # taking the 1 away again is exact, and so is the difference
-    lost = small.neg_().add_(more).div_(more.add_(1)).sum()
-    total: Tensor = more.log_().sum() - lost
-    return total + torch.clamp(logits, min=0, out=small).sum()
+    count = logits.numel()
+    quarter = -(-count // 4)
+    flat = memory[: 4 * quarter]
+    less = flat[:count].view(logits.shape)
+    total: Tensor = torch.clamp(logits, min=0, out=less).sum()
+    said = logits.sigmoid_()
+    torch.neg(said, out=less).add_(1)
+    torch.minimum(less, said, out=less)
+    flat[count:] = 0.0
+    half = flat[: 2 * quarter]
+    half.addcmul_(half, flat[2 * quarter :], value=-1).add_(flat[2 * quarter :])
+    left, rest, lost, _ = flat.view(4, quarter)
+    left.addcmul_(left, rest, value=-1).add_(rest)
+    torch.neg(left, out=rest).add_(1)
+    torch.sub(rest, 1, out=lost).add_(left)  # both are exact
+    total += lost.div_(rest).sum()
+    return total.sub_(rest.log_().sum())
 
 
 def _tile(logits: Tensor, found: Counts | None, place: tuple[slice, slice], memory: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,10 +150,10 @@ def _tile(logits: Tensor, found: Counts | None, place: tuple[slice, slice], memo
     own = own_pairs(logits, *place)
     if own is not None:
         own.neg_()
-    loss = softplus_sum(logits, memory)
+    wanted: Tensor | float = 0.0
     if targets is not None:
-        loss = loss - (targets * logits.masked_fill(targets == 0, 0.0)).sum()  # masked: 0 * -inf would be nan
-    slope = logits.sigmoid_()
+        wanted = (targets * logits.masked_fill(targets == 0, 0.0)).sum()  # masked: 0 * -inf would be nan
+    loss, slope = softplus_sum(logits, memory) - wanted, logits
     if own is not None:
         own.neg_()
     return loss, slope if targets is None else slope.sub_(targets)

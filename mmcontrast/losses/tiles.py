@@ -70,6 +70,14 @@ def tile_size(device: torch.device, size: int | None) -> int:
     return TILE.get(device.type, LARGE_TILE) if size is None else size
 
 
+def row_products(first: Tensor, second: Tensor, size: int) -> Tensor:
+    """(n,) sums of the products of two (n, d) row by row, with memory for `size` rows at a time."""
+    found = first.new_empty(len(first))
+    for rows in blocks(len(first), size):
+        found[rows] = (first[rows] * second[rows]).sum(1)
+    return found
+
+
 def own_pairs(tile: Tensor, rows: slice, columns: slice) -> Tensor | None:
     """View of the places in a tile where picture and caption are one pair, or None where there are none."""
     start, stop = max(rows.start, columns.start), min(rows.stop, columns.stop)

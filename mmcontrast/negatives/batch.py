@@ -69,7 +69,7 @@ class GlobalBatch:
         if len(self) < LARGE or self.image.shape[1] <= COMPACT:
             return self.image, self.text
         some = evenly(len(self), MEASURED, self.image.device)
-        moment = self.image[some].T @ self.image[some] + self.text[some].T @ self.text[some]
+        moment = sum(part.T @ part for part in (self.image[some], self.text[some]))
         basis = torch.linalg.eigh(moment).eigenvectors[:, -COMPACT:]
         return self.image @ basis, self.text @ basis
 

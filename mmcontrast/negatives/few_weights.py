@@ -49,6 +49,7 @@ class FewWeights:
         self.pairs = pairs
         self._known = known
         self.screen = _fit(pairs) if pairs.asks else None
+        self._buffers: list[Tensor] = []
 
     @classmethod
     def of(cls, pairs: PairWeights) -> FewWeights | None:
@@ -71,8 +72,9 @@ class FewWeights:
         known = self._known_at(rows, columns)
         if self.screen is None:
             return self._weights(known, torch.ones_like(known, dtype=torch.bool), None)
-        similarities = self._similarities(rows, columns, cosines)
-        score = similarities[0] * self.screen.coefficients[0]
+        *rest, score = self._memory(cosines.shape)
+        similarities = [cosines, *self._similarities(rows, columns, rest)]
+        torch.mul(cosines, self.screen.coefficients[0], out=score)
         for values, factor in zip(similarities[1:], self.screen.coefficients[1:], strict=True):
             score.add_(values, alpha=factor)
         score.view(-1).index_fill_(0, known, torch.inf)
@@ -85,14 +87,24 @@ class FewWeights:
         image, text = (self.pairs.calibrator.probability(view) for view in signals)
         return self._weights(where, score.view(-1)[where] == torch.inf, (image, text))
 
-    def _similarities(self, rows: slice, columns: slice, cosines: Tensor) -> list[Tensor]:
-        """(r, c) each: picture and caption, the captions, [caption and picture, the pictures,] words."""
+    def _similarities(self, rows: slice, columns: slice, out: list[Tensor]) -> list[Tensor]:
+        """(r, c) each: the captions, [caption and picture, the pictures,] words."""
         pictures, captions = self.pairs.batch.compared
-        found = [cosines, captions[rows] @ captions[columns].T]
+        sides = [(captions, captions)]
         if self.pairs.rankings.image_image is not None:
-            found += [captions[rows] @ pictures[columns].T, pictures[rows] @ pictures[columns].T]
-        vectors = self.pairs.vectors
-        return [*found, overlap(vectors[rows], vectors[columns])]
+            sides += [(captions, pictures), (pictures, pictures)]
+        sides.append((self.pairs.vectors, self.pairs.vectors))
+        found = [torch.mm(a[rows], b[columns].T, out=memory) for (a, b), memory in zip(sides, out, strict=True)]
+        found[-1].clamp_(0, 1)
+        return found
+
+    def _memory(self, shape: torch.Size) -> list[Tensor]:
+        """Of as many similarities as a pair has: what every tile took anew would lie between the lists that are kept,
+        and could not be used for anything else."""
+        count = 5 if self.pairs.rankings.image_image is not None else 3
+        if not self._buffers or self._buffers[0].numel() < shape.numel():
+            self._buffers = [self.pairs.batch.image.new_empty(shape.numel()) for _ in range(count)]
+        return [memory[: shape.numel()].view(shape) for memory in self._buffers]
 
     def _known_at(self, rows: slice, columns: slice) -> Tensor:
         """(k,) places of known pairs in the flattened tile."""

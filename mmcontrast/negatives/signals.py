@@ -28,6 +28,8 @@ LARGE = 1024
 """Pairs of a batch from which on signals are made cheaply: see `MOST_RANKED`, and `GlobalBatch.compared`."""
 MOST_RANKED = 127
 """Pairs at equal distances that an anchor's similarities are ranked among in a large batch; elsewhere all of it."""
+BLOCK = 1024
+"""Anchors that are ranked at a time."""
 Compared = tuple[Tensor, Tensor]
 """(a, m) cosines of anchors and candidates, and (a, r) those of the same kind with r other pairs, ascending; -inf in
 the anchor's own place, so that a candidate among them and one beside them are ranked alike."""
@@ -110,10 +112,14 @@ class Rankings:
     def of(cls, image: Tensor, text: Tensor, compared: tuple[Tensor, Tensor], *, linked: bool) -> Rankings:
         """Of features (n, d), and of those (n, c) for all but the cosine of picture and caption."""
         others = ranked_among(len(image), image.device)
-        own = torch.arange(len(image), device=image.device)[:, None] == others
 
         def ranked(anchors: Tensor, candidates: Tensor) -> Tensor:
-            return (anchors @ candidates[others].T).masked_fill_(own, -torch.inf).sort(dim=1).values
+            some, found = candidates[others], anchors.new_empty(len(anchors), len(others))
+            for start in range(0, len(anchors), BLOCK):  # sorting holds four times as much as it gives
+                rows = slice(start, start + BLOCK)
+                own = torch.arange(len(anchors), device=others.device)[rows, None] == others
+                found[rows] = (anchors[rows] @ some.T).masked_fill_(own, -torch.inf).sort(dim=1).values
+            return found
 
         pictures, captions = compared
         return cls(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 SKETCHED, SKETCH_WIDTH = 1024, 128
+"""Tokens from which on captions are sketched, so many captions at a time, and the width of a sketch."""
 
 
 class WordStatistics:
@@ -49,6 +50,14 @@ class WordStatistics:
         tokens = torch.unique(input_ids)
         if len(tokens) <= SKETCHED:
             return self._unit((input_ids, attention_mask), (input_ids[:0], attention_mask[:0]))[0]
+        sketch = torch.zeros(len(input_ids), SKETCH_WIDTH, device=input_ids.device)
+        for start in range(0, len(sketch), SKETCHED):
+            some = slice(start, start + SKETCHED)
+            self._add_sketch(input_ids[some], attention_mask[some], sketch[some])
+        return sketch
+
+    def _add_sketch(self, input_ids: Tensor, attention_mask: Tensor, out: Tensor) -> None:
+        """Count sketches of some captions, in `out`, which is zero."""
         ids = torch.where(attention_mask > 0, input_ids, -1).sort(dim=1).values
         counted = ids >= 0
         counted[:, 1:] &= ids[:, 1:] != ids[:, :-1]  # each token of a caption once
@@ -56,10 +65,8 @@ class WordStatistics:
         weights = self._weights(ids) * counted
         mixed = ids * 0x9E37_79B1 & 0xFFFF_FFFF
         sign = 1.0 - 2.0 * (mixed >> 31)
-        sketch = torch.zeros(len(ids), SKETCH_WIDTH, device=ids.device)
-        sketch.scatter_add_(1, (mixed >> 8) % SKETCH_WIDTH, weights * sign)
-        unit: Tensor = sketch / weights.norm(dim=1, keepdim=True).clamp(min=1e-12)
-        return unit
+        out.scatter_add_(1, (mixed >> 8) % SKETCH_WIDTH, weights * sign)
+        out.div_(weights.norm(dim=1, keepdim=True).clamp(min=1e-12))
 
     def _unit(self, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         width = max(a[0].shape[1], b[0].shape[1])
