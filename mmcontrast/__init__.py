@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .build import embed as embed
     from .build import evaluate as evaluate
+    from .build import export_model as export_model
     from .build import inspect_negatives as inspect_negatives
     from .build import train as train
     from .config import load_config as load_config
@@ -24,6 +25,7 @@ _ROOMS = {
     "DualEncoder": "models",
     "embed": "build",
     "evaluate": "build",
+    "export_model": "build",
     "inspect_negatives": "build",
     "load_config": "config",
     "open_source": "data",
@@ -36,6 +38,7 @@ __all__ = [
     "__version__",
     "embed",
     "evaluate",
+    "export_model",
     "inspect_negatives",
     "load_config",
     "open_source",

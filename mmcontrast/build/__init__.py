@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .exporting import export_model as export_model
     from .jobs import SharedWork as SharedWork
     from .jobs import embed as embed
     from .jobs import evaluate as evaluate
@@ -24,6 +25,7 @@ _FILES = {
     "SharedWork": "jobs",
     "embed": "jobs",
     "evaluate": "jobs",
+    "export_model": "exporting",
     "holds_quickstart": "jobs",
     "inspect_negatives": "negatives",
     "quickstart_config": "jobs",
@@ -36,6 +38,7 @@ __all__ = [
     "SharedWork",
     "embed",
     "evaluate",
+    "export_model",
     "holds_quickstart",
     "inspect_negatives",
     "quickstart_config",

@@ -25,6 +25,7 @@ from mmcontrast.cli.options import (
 from mmcontrast.cli.output import (
     check_json_output,
     progress,
+    show_export,
     show_negatives,
     show_remark,
     show_run,
@@ -35,6 +36,7 @@ from mmcontrast.cli.output import (
 from mmcontrast.cli.preparing import config_app, tokenizer_app
 
 Task = Literal["retrieval", "zero_shot"]
+ExportFormat = Literal["transformers", "open_clip", "sentence_transformers", "onnx", "all"]
 Positives = Literal["id", "caption", "group", "label"]
 app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 app.add_typer(tokenizer_app, name="tokenizer")
@@ -225,6 +227,28 @@ def negatives(
             say=show_remark,
         )
     show_negatives(found, output, json_file)
+
+
+@app.command(epilog="Example: mmcontrast export runs/flickr8k/model --format all --output exported")
+def export(
+    model: Model,
+    output: Annotated[Path, typer.Option(help="New folder, or an earlier export, which is replaced.")],
+    formats: Annotated[
+        list[ExportFormat] | None, typer.Option("--format", help="Repeatable; all leaves out what cannot be had.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Pairs to check the export with; embedded scenes if left out.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option(help="Load the export with its own library in a fresh process and compare.")
+    ] = True,
+) -> None:
+    """Write a model so that transformers, open_clip, sentence-transformers or onnxruntime load it as their own."""
+    from mmcontrast import build
+
+    chosen = formats or ["all"]
+    wanted = "all" if "all" in chosen else chosen
+    show_export(build.export_model(model, output, wanted, data=data, check=check, say=show_remark))
 
 
 def _with_output(overrides: list[str] | None, output: Path | None) -> list[str]:

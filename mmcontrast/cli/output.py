@@ -15,6 +15,7 @@ from mmcontrast.errors import MMContrastError
 
 if TYPE_CHECKING:
     from mmcontrast.build import Results
+    from mmcontrast.export.formats import Exported
 
 Scores = Mapping[str, Mapping[str, float | None]]
 
@@ -85,6 +86,16 @@ def show_negatives(found: Mapping[str, Any], page: Path, json_file: Path | None)
     if json_file is not None:
         write_json(found, json_file)
     typer.echo(f"page: {page}" + (f"  results: {json_file}" if json_file else ""))
+
+
+def show_export(exported: Exported) -> None:
+    """How far each library's own results are from ours, and what was left out."""
+    for name, found in exported.agreements.items():
+        differences = f"image {found.image:.1e}  text {found.text:.1e}  zero-shot {found.zero_shot:.1e}"
+        typer.echo(f"{name}: greatest difference of features and scores: {differences}")
+    for name, reason in exported.left_out.items():
+        show_remark(f"{name} left out: {reason}")
+    typer.echo(f"written to {exported.folder}")
 
 
 def show_remark(line: str) -> None:
