@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .build import train as train
     from .config import load_config as load_config
     from .data import open_source as open_source
+    from .embedding_reading import load_features as load_features
     from .losses import symmetric_info_nce as symmetric_info_nce
     from .models import DualEncoder as DualEncoder
 
@@ -28,6 +29,7 @@ _ROOMS = {
     "export_model": "build",
     "inspect_negatives": "build",
     "load_config": "config",
+    "load_features": "embedding_reading",
     "open_source": "data",
     "symmetric_info_nce": "losses",
     "train": "build",
@@ -41,6 +43,7 @@ __all__ = [
     "export_model",
     "inspect_negatives",
     "load_config",
+    "load_features",
     "open_source",
     "symmetric_info_nce",
     "train",

@@ -9,9 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .embedding import embed as embed
     from .exporting import export_model as export_model
     from .jobs import SharedWork as SharedWork
-    from .jobs import embed as embed
     from .jobs import evaluate as evaluate
     from .jobs import holds_quickstart as holds_quickstart
     from .jobs import quickstart_config as quickstart_config
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _FILES = {
     "Results": "run",
     "SharedWork": "jobs",
-    "embed": "jobs",
+    "embed": "embedding",
     "evaluate": "jobs",
     "export_model": "exporting",
     "holds_quickstart": "jobs",

@@ -1,11 +1,10 @@
-"""What is done with models and data outside a training run: evaluate, embed, train a tokenizer."""
+"""What is done with models and data outside a training run: evaluate, train a tokenizer."""
 
 from __future__ import annotations
 
 import importlib.resources
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from mmcontrast.build.remarks import remarks
 from mmcontrast.config import load_config
 from mmcontrast.data import PairSource, open_source
 from mmcontrast.embedding import Advance
-from mmcontrast.embedding_folder import embed_to_folder
 from mmcontrast.errors import DataError, MMContrastError, ModelError
 from mmcontrast.evaluation.feature_memory import FeatureMemory
 from mmcontrast.evaluation.tasks import run_tasks
@@ -130,36 +128,6 @@ def left_out(source: PairSource) -> list[str]:
     first = source.bad_rows[0]
     total = len(source) + len(source.bad_rows)
     return [f"{len(source.bad_rows)} of {total} rows are left out; the first is row {first.row}: {first.reason}"]
-
-
-def embed(
-    model: DualEncoder | str | Path,
-    data: PairSource | str | Path,
-    output: str | Path,
-    *,
-    split: str | None = None,
-    image_column: str | None = None,
-    caption_columns: Sequence[str] | None = None,
-    batch_size: int = 256,
-    progress: Advance | None = None,
-) -> dict[str, Any]:
-    """Write the features of all pictures and captions of a data set to a folder; see `embed_to_folder`.
-
-    Returns:
-        The summary: source, images, texts, embed_dim, bad_rows.
-    """
-    source = data
-    if isinstance(source, str | Path):
-        source = open_source(
-            source,
-            split=split,
-            image_column=image_column,
-            caption_columns=caption_columns,
-            captions_optional=True,
-        )
-    encoder = load_encoder(model)
-    summary = embed_to_folder(encoder, source, output, batch_size=batch_size, workers=WORKERS, progress=progress)
-    return asdict(summary)
 
 
 def train_tokenizer(

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from mmcontrast.cli.embedding import embed
 from mmcontrast.cli.exit_codes import Commands
 from mmcontrast.cli.options import (
     BatchSize,
@@ -30,13 +31,11 @@ from mmcontrast.cli.output import (
     show_remark,
     show_run,
     show_scores,
-    show_summary,
     write_json,
 )
 from mmcontrast.cli.preparing import config_app, tokenizer_app
 
 Task = Literal["retrieval", "zero_shot"]
-ExportFormat = Literal["transformers", "open_clip", "sentence_transformers", "onnx", "all"]
 Positives = Literal["id", "caption", "group", "label"]
 app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 app.add_typer(tokenizer_app, name="tokenizer")
@@ -161,33 +160,7 @@ def _evaluate_suite(model: str, path: Path, output: Path | None) -> None:
     show_scores(results, output)
 
 
-@app.command(epilog="Example: mmcontrast embed runs/flickr8k/model photos/ --output features")
-def embed(
-    model: Model,
-    data: Annotated[str, typer.Argument(metavar="DATA", help="File, glob, folder or Hub name of the pairs.")],
-    output: Annotated[
-        Path, typer.Option(help="Folder for image_features.npy, text_features.npy, rows.jsonl and embed.json.")
-    ],
-    split: Split = None,
-    image_column: ImageColumn = None,
-    caption_columns: CaptionColumns = None,
-    batch_size: BatchSize = 256,
-) -> None:
-    """Save L2-normalised features of all pictures and captions."""
-    from mmcontrast import build
-
-    with progress("embed") as advance:
-        summary = build.embed(
-            model,
-            data,
-            output,
-            split=split,
-            image_column=image_column,
-            caption_columns=caption_columns or None,
-            batch_size=batch_size,
-            progress=advance,
-        )
-    show_summary(summary, output)
+app.command(epilog="Example: mmcontrast embed runs/flickr8k/model photos/ --output features")(embed)
 
 
 @app.command(epilog="Example: mmcontrast negatives train.csv --model runs/flickr8k/model --output negatives.html")
@@ -234,7 +207,8 @@ def export(
     model: Model,
     output: Annotated[Path, typer.Option(help="New folder, or an earlier export, which is replaced.")],
     formats: Annotated[
-        list[ExportFormat] | None, typer.Option("--format", help="Repeatable; all leaves out what cannot be had.")
+        list[str] | None,
+        typer.Option("--format", help="transformers, open_clip, sentence_transformers, onnx or all; repeatable."),
     ] = None,
     data: Annotated[
         str | None, typer.Option(help="Pairs to check the export with; embedded scenes if left out.")

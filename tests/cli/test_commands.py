@@ -33,6 +33,8 @@ class Build(ModuleType):
     def note(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if progress := kwargs.pop("progress", None):
             progress(3)
+        if expect := kwargs.pop("expect", None):
+            expect(5)
         if say := kwargs.pop("say", None):
             say("a remark")
         self.calls.append((name, args, kwargs))
@@ -176,7 +178,13 @@ def test_embed_and_tokenizer(build: Build, run: Callable[..., Result], tmp_path:
     run("tokenizer", "train", "d.csv", "--vocab-size", "100", "--output", "tok", "--caption-column", "c")
     (_, embed_args, embed_options), (_, tokenizer_args, tokenizer_options) = build.calls
     assert embed_args == ("m", "photos", Path("features"))
-    assert embed_options == {"split": None, "batch_size": 8, "image_column": None, "caption_columns": None}
+    assert embed_options == {"split": None, "batch_size": 8, "image_column": None, "caption_columns": None} | {
+        "format": "npy",
+        "shard_rows": 16384,
+        "half": False,
+        "stream": False,
+        "index": False,
+    }
     assert tokenizer_args == ("d.csv", Path("tok"), 100)
     assert tokenizer_options == {"split": None, "image_column": None, "caption_columns": ["c"]}
     assert json.loads((tmp_path / "tok/summary.json").read_text()) == {"vocab_size": 100}
