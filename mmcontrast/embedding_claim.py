@@ -15,7 +15,10 @@ from mmcontrast.embedding_shards import MANIFEST, write_json
 from mmcontrast.errors import DataError
 
 _LOCK = ".lock"
-_WHAT = {"model": "of another model", "data": "of other data, or of this before it was changed"}
+_WHAT = {
+    "model": "of another model",
+    "data": "of other data, or of this as it was before, or read in another way (--stream)",
+}
 
 
 @contextmanager

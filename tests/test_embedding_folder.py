@@ -237,7 +237,7 @@ def test_a_complete_folder_is_left_as_it_is(tmp_path: Path) -> None:
         ({"format": "parquet"}, "with format npy, not parquet"),
         ({"shard_rows": 4}, "with shard_rows 3, not 4"),
         ({"half": True}, "with dtype float32, not float16"),
-        ({"codes": [1, 2]}, "of other data, or of this before it was changed"),
+        ({"codes": [1, 2]}, "of other data, or of this as it was before"),
         ({"texts": [["4"]] * 7}, "of other data"),
         ({"labels": [1] * 7}, "of other data"),
     ],

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from .jobs import holds_quickstart as holds_quickstart
     from .jobs import quickstart_config as quickstart_config
     from .jobs import train_tokenizer as train_tokenizer
+    from .merging import Sweep as Sweep
+    from .merging import merge as merge
+    from .merging import sweep as sweep
     from .negatives import inspect_negatives as inspect_negatives
     from .run import Results as Results
     from .run import train as train
@@ -23,12 +26,15 @@ if TYPE_CHECKING:
 _FILES = {
     "Results": "run",
     "SharedWork": "jobs",
+    "Sweep": "merging",
     "embed": "embedding",
     "evaluate": "jobs",
     "export_model": "exporting",
     "holds_quickstart": "jobs",
     "inspect_negatives": "negatives",
+    "merge": "merging",
     "quickstart_config": "jobs",
+    "sweep": "merging",
     "train": "run",
     "train_tokenizer": "jobs",
 }
@@ -36,12 +42,15 @@ _FILES = {
 __all__ = [
     "Results",
     "SharedWork",
+    "Sweep",
     "embed",
     "evaluate",
     "export_model",
     "holds_quickstart",
     "inspect_negatives",
+    "merge",
     "quickstart_config",
+    "sweep",
     "train",
     "train_tokenizer",
 ]

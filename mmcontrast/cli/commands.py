@@ -11,6 +11,7 @@ import typer
 
 from mmcontrast.cli.embedding import embed
 from mmcontrast.cli.exit_codes import Commands
+from mmcontrast.cli.merging import merge
 from mmcontrast.cli.options import (
     BatchSize,
     CaptionColumns,
@@ -223,6 +224,9 @@ def export(
     chosen = formats or ["all"]
     wanted = "all" if "all" in chosen else chosen
     show_export(build.export_model(model, output, wanted, data=data, check=check, say=show_remark))
+
+
+app.command(epilog="Example: mmcontrast merge start tuned/model --sweep 0,0.1,...,1 --data val.csv --output mix")(merge)
 
 
 def _with_output(overrides: list[str] | None, output: Path | None) -> list[str]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-    from mmcontrast.build import Results
+    from mmcontrast.build import Results, Sweep
     from mmcontrast.export.formats import Exported
 
 Scores = Mapping[str, Mapping[str, float | None]]
@@ -100,6 +100,23 @@ def show_export(exported: Exported) -> None:
     for name, reason in exported.left_out.items():
         show_remark(f"{name} left out: {reason}")
     typer.echo(f"written to {exported.folder}")
+
+
+def show_sweep(sweep: Sweep, folder: Path) -> None:
+    """One line for each alpha with the metrics that stand for all, and what was chosen by what."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("alpha", *sweep.curves)
+    for number, alpha in enumerate(sweep.alphas):
+        mark = " *" if sweep.chosen and sweep.chosen["alpha"] == alpha else ""
+        table.add_row(f"{alpha:g}{mark}", *(f"{values[number]:.4g}" for values in sweep.curves.values()))
+    Console().print(table)
+    if chosen := sweep.chosen:
+        line = f"chosen: alpha {chosen['alpha']:g}, by {chosen['metric']} = {chosen['value']:.4g} on {chosen['data']}"
+        typer.echo(f"{line}; report its scores on other data than these")
+        typer.echo(f"model: {folder}/model")
+    typer.echo(f"results: {folder}/sweep.json  plot: {folder}/sweep.png")
 
 
 def show_remark(line: str) -> None:

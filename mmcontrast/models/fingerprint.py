@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from mmcontrast.models.dual_encoder import DualEncoder
-from mmcontrast.models.tokenizers import save_tokenizer
+from mmcontrast.models.tokenizers import Tokenizer, save_tokenizer
 
 
 def model_digest(model: DualEncoder) -> str:
@@ -20,8 +20,15 @@ def model_digest(model: DualEncoder) -> str:
     for name, value in sorted(model.state_dict().items()):
         key.update(f"|{name}|{value.dtype}|{tuple(value.shape)}|".encode())
         key.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    key.update(tokenizer_digest(model.tokenizer).encode())
+    return key.hexdigest()
+
+
+def tokenizer_digest(tokenizer: Tokenizer) -> str:
+    """Hexadecimal digest of the files that the tokenizer is saved in."""
+    key = hashlib.blake2b(digest_size=16)
     with tempfile.TemporaryDirectory() as folder:
-        save_tokenizer(model.tokenizer, folder)
+        save_tokenizer(tokenizer, folder)
         for file in sorted(Path(folder).rglob("*")):
             if file.is_file():
                 key.update(f"|{file.name}|".encode() + file.read_bytes())

@@ -56,6 +56,15 @@ class Build(ModuleType):
         self.note("embed", args, kwargs)
         return {"images": 3, "captions": 6}
 
+    def merge(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        self.note("merge", args, kwargs)
+        return {"models": args[0]}
+
+    def sweep(self, *args: Any, **kwargs: Any) -> SimpleNamespace:
+        self.note("sweep", args, kwargs)
+        chosen = {"alpha": 0.5, "metric": "v.retrieval.mean_recall", "value": 0.25, "data": "v"}
+        return SimpleNamespace(alphas=[0, 0.5], curves={"v.retrieval.mean_recall": [0.125, 0.25]}, chosen=chosen)
+
     def inspect_negatives(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         self.note("inspect_negatives", args, kwargs)
         pair = {"probability": 0.97, "cosine": 0.5, "caption": "a [red] dog", "other_caption": "one red dog"}
@@ -226,6 +235,48 @@ def test_negatives_says_before_the_work_what_cannot_be_written(
     assert build.calls == []
 
 
+def test_merge(build: Build, run: Callable[..., Result]) -> None:
+    assert "written to m" in run("merge", "a", "b", "--alpha", "0.5", "--output", "m").stdout
+    run("merge", "a", "b", "c", "--weight", "1", "--weight", "2", "--weight", "1", "--output", "m")
+    (_, first, options), (_, second, weighted) = build.calls
+    assert (first, options) == ((["a", "b"], Path("m")), {"alpha": 0.5, "weights": None})
+    assert (second[0], weighted["weights"]) == (["a", "b", "c"], [1, 2, 1])
+
+
+def test_sweep(build: Build, run: Callable[..., Result], tmp_path: Path) -> None:
+    data = ["--data", "x/val.csv", "--data", "synthetic://scenes", "--task", "zero_shot", "--label-column", "kind"]
+    result = run("merge", "a", "b", "--sweep", "0,0.25,...,1", *data, "--choose", "mean_recall", "--output", "m")
+    assert "0.5 *" in result.stdout
+    assert "chosen: alpha 0.5, by v.retrieval.mean_recall = 0.25 on v; report its scores on other data" in result.stdout
+    ((_, (first, second, alphas, evaluations, output), options),) = build.calls
+    assert (first, second, alphas, output) == ("a", "b", [0, 0.25, 0.5, 0.75, 1], Path("m"))
+    assert list(evaluations) == ["x/val", "scenes"]
+    assert evaluations["x/val"]["data"] == "x/val.csv"
+    assert evaluations["scenes"]["task"] == ["zero_shot"]
+    assert evaluations["scenes"]["label_column"] == "kind"
+    assert options["choose"] == "mean_recall"
+    tasks = [{"name": name, "task": "retrieval", "data": f"{name}.csv"} for name in ("a", "b")]
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump({"tasks": tasks}))
+    run("merge", "a", "b", "--sweep", "0,1", "--suite", "suite.yaml", "--output", "m")
+    assert [entry["data"] for entry in build.calls[1][1][3].values()] == ["a.csv", "b.csv"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data", "d"], "--data goes with --sweep"),
+        (["--sweep", "0,1"], "--sweep needs --data FILE, or --suite FILE"),
+        (["--sweep", "0,one", "--data", "d"], "give numbers, as in 0,0.5,1 or 0,0.1,...,1"),
+        (["--sweep", "0,0,...,1", "--data", "d"], "give numbers"),
+        (["--sweep", "0,1", "--data", "d", "--alpha", "0.5"], "leave out --alpha and --weight"),
+        (["c", "--sweep", "0,1", "--data", "d"], "--sweep mixes two models, not 3"),
+    ],
+)
+def test_merge_usage(build: Build, run: Callable[..., Result], words: list[str], message: str) -> None:
+    assert message in run("merge", "a", "b", *words, "--output", "m", code=2).stderr
+    assert build.calls == []
+
+
 def test_config_check_prints_the_resolved_config(run: Callable[..., Result], tmp_path: Path) -> None:
     expected = load_config("my.yaml", ["training.epochs=2"])
     assert (
@@ -250,6 +301,7 @@ def test_config_schema(run: Callable[..., Result], tmp_path: Path) -> None:
         ["train"],
         ["evaluate"],
         ["embed"],
+        ["merge"],
         ["negatives"],
         ["tokenizer", "train"],
         ["config", "check"],
