@@ -14,6 +14,7 @@ from typing import Literal, get_args
 from mmcontrast.errors import ModelError
 from mmcontrast.export.checking import Agreement, Examples, check
 from mmcontrast.models import DualEncoder
+from mmcontrast.models.lora import without_adapters
 
 Format = Literal["transformers", "open_clip", "sentence_transformers", "onnx"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -60,6 +61,7 @@ def export_model(
     """
     folder = Path(folder).expanduser().absolute()
     refuse_foreign(folder)
+    model = without_adapters(model)
     wanted = FORMATS if formats == "all" else tuple(dict.fromkeys(formats))
     if unknown := [name for name in wanted if name not in FORMATS]:
         raise ModelError(f"--format {unknown[0]} is not known; choose {', '.join(FORMATS)} or all")
