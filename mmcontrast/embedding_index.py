@@ -120,14 +120,17 @@ def search(features: FeatureFolder, queries: Scores, k: int, side: Side) -> tupl
 
 
 def exact_search(features: ShardedArray, queries: Scores, k: int) -> tuple[Scores, Positions]:
-    """The k greatest cosines of all: (q, d) to (q, k) and (q, k); of equal ones the earlier feature first."""
+    """The k greatest cosines of all, the greatest first: (q, d) to (q, k) and (q, k)."""
     best = np.full((len(queries), 0), -np.inf, np.float32)
     where = np.zeros((len(queries), 0), np.int64)
     for start, block in features.blocks():
         for first in range(0, len(block), _BLOCK):
-            part = np.asarray(block[first : first + _BLOCK], dtype=np.float32)
-            positions = np.broadcast_to(np.arange(len(part)) + start + first, (len(queries), len(part)))
-            best, where = np.hstack([best, queries @ part.T]), np.hstack([where, positions])
+            scores = queries @ np.asarray(block[first : first + _BLOCK], dtype=np.float32).T
+            found = np.arange(scores.shape[1])[None].repeat(len(queries), axis=0)
+            if k < scores.shape[1]:
+                found = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+            best = np.hstack([best, np.take_along_axis(scores, found, 1)])
+            where = np.hstack([where, found + start + first])
             order = np.argsort(-best, axis=1, kind="stable")[:, :k]
             best, where = np.take_along_axis(best, order, 1), np.take_along_axis(where, order, 1)
     return best, where

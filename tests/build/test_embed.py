@@ -93,7 +93,7 @@ def test_a_stream_gives_the_same_and_is_gone_on_with(tiny_run: Path, table: Path
         stream(progress=terminate)
     said: list[str] = []
     stream(say=said.append)
-    assert "going on after shard 2 (row 24)" in said[0]
+    assert "going on after shard 1 (row 16)" in said[0]
     found = mmcontrast.load_features(tmp_path / "stream")
     np.testing.assert_allclose(np.asarray(found.image), np.asarray(source.image), atol=1e-6)
     np.testing.assert_allclose(np.asarray(found.text), np.asarray(source.text), atol=1e-6)
