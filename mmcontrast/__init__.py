@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .build import embed as embed
     from .build import evaluate as evaluate
+    from .build import export_model as export_model
     from .build import inspect_negatives as inspect_negatives
     from .build import train as train
     from .config import load_config as load_config
     from .data import open_source as open_source
+    from .embedding_reading import load_features as load_features
     from .losses import symmetric_info_nce as symmetric_info_nce
     from .models import DualEncoder as DualEncoder
 
@@ -24,8 +26,10 @@ _ROOMS = {
     "DualEncoder": "models",
     "embed": "build",
     "evaluate": "build",
+    "export_model": "build",
     "inspect_negatives": "build",
     "load_config": "config",
+    "load_features": "embedding_reading",
     "open_source": "data",
     "symmetric_info_nce": "losses",
     "train": "build",
@@ -36,8 +40,10 @@ __all__ = [
     "__version__",
     "embed",
     "evaluate",
+    "export_model",
     "inspect_negatives",
     "load_config",
+    "load_features",
     "open_source",
     "symmetric_info_nce",
     "train",

@@ -21,6 +21,18 @@ class TrainingError(MMContrastError):
     """Training cannot start or go on (too many bad rows, non-finite losses, a foreign checkpoint, ...)."""
 
 
+class Interrupted(MMContrastError):
+    """A signal stopped a command that can be taken up again.
+
+    Attributes:
+        exit_code: 128 + the signal's number, as shells report it (130 for Ctrl-C, 143 for SIGTERM).
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class TrainingInterrupted(TrainingError):
     """A signal stopped the run after its state was saved.
 

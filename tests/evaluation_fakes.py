@@ -64,6 +64,7 @@ class FakeEncoder(nn.Module):
     def __init__(self, dimension: int = 8) -> None:
         super().__init__()
         vectors = torch.randn(52, dimension, generator=torch.Generator().manual_seed(0))
+        self.embed_dim = dimension
         self.vectors = nn.Parameter(nn.functional.normalize(vectors, dim=-1))
         self.locked = nn.Dropout()  # as a locked tower: in eval mode while the rest trains
         self.preprocess = ImagePreprocess(image_size=4)

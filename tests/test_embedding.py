@@ -1,18 +1,11 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 from evaluation_fakes import FakeEncoder, FakeSource
 
-from mmcontrast import embedding_folder
 from mmcontrast.embedding import embed_images, embed_texts
-from mmcontrast.embedding_folder import EmbedSummary, embed_to_folder
 from mmcontrast.errors import DataError
-from mmcontrast.types import BadRow
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
@@ -72,52 +65,3 @@ def test_each_module_gets_its_own_mode_back() -> None:
     with pytest.raises(DataError):
         embed_images(encoder, FakeSource([None]))
     assert encoder.training
-
-
-def folder_source() -> FakeSource:
-    return FakeSource(
-        codes=[4, None, 2],
-        texts=[["number 4", "vier 4"], ["broken"], ["zwei 2"]],
-        labels=[1, 0, None],
-        groups=["g", None, None],
-        bad_rows=[BadRow("fake.parquet", 7, "empty caption")],
-    )
-
-
-@pytest.mark.parametrize("block", [1, 16384])
-def test_folder_holds_all_features_and_what_they_are_of(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
-) -> None:
-    monkeypatch.setattr(embedding_folder, "_TEXT_BLOCK", block)
-    encoder, folder = FakeEncoder(), tmp_path / "out" / "features"
-    summary = embed_to_folder(encoder, folder_source(), folder, batch_size=2)
-    assert summary == EmbedSummary("fake.parquet", images=2, texts=3, embed_dim=8, bad_rows=2)
-    assert json.loads((folder / "embed.json").read_text()) == vars(summary)
-    image, text = np.load(folder / "image_features.npy"), np.load(folder / "text_features.npy", mmap_mode="r")
-    np.testing.assert_array_equal(image, encoder.vectors[[4, 2]].detach().numpy())
-    np.testing.assert_array_equal(text, encoder.vectors[[4, 4, 2]].detach().numpy())
-    assert image.dtype == np.float32
-    assert [json.loads(line) for line in (folder / "rows.jsonl").read_text(encoding="utf-8").splitlines()] == [
-        {"row": 100, "label": 1, "group": "g", "captions": ["number 4", "vier 4"], "texts": [0, 2]},
-        {"row": 102, "label": None, "group": None, "captions": ["zwei 2"], "texts": [2, 3]},
-    ]
-    bad = [json.loads(line) for line in (folder / "bad_rows.jsonl").read_text().splitlines()]
-    assert [row["row"] for row in bad] == [7, 101]
-    assert len(list(folder.iterdir())) == 5  # nothing else is left
-
-
-def test_folder_of_pictures_without_captions(tmp_path: Path) -> None:
-    summary = embed_to_folder(FakeEncoder(), FakeSource([1, 2]), tmp_path)
-    assert summary.texts == 0
-    assert np.load(tmp_path / "image_features.npy").shape == (2, 8)
-    assert len(np.load(tmp_path / "text_features.npy")) == 0
-
-
-def test_failure_leaves_the_earlier_files_alone(tmp_path: Path) -> None:
-    embed_to_folder(FakeEncoder(), folder_source(), tmp_path)
-    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    with pytest.raises(DataError, match="none of its 1 pictures"):
-        embed_to_folder(FakeEncoder(), FakeSource([None]), tmp_path)
-    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
-    embed_to_folder(FakeEncoder(), FakeSource([5], texts=[["5"]]), tmp_path)
-    assert np.load(tmp_path / "image_features.npy").shape == (1, 8)

@@ -80,7 +80,7 @@ def test_evaluate(user: Path, tiny_run: Path, mmcontrast_command: CommandLines) 
 def test_embed(user: Path, tiny_run: Path, mmcontrast_command: CommandLines) -> None:
     finished = typed(mmcontrast_command, "embed", tiny_run / "model", "pairs.csv", "--output", "features", cwd=user)
     assert finished.stdout.splitlines()[-1] == "written to features"
-    assert np.load(user / "features" / "image_features.npy").shape == (40, 16)
+    assert np.load(user / "features" / "image_features-00000.npy").shape == (40, 16)
     assert json.loads((user / "features" / "embed.json").read_text())["texts"] == 40
 
 

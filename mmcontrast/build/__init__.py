@@ -9,12 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .embedding import embed as embed
+    from .exporting import export_model as export_model
     from .jobs import SharedWork as SharedWork
-    from .jobs import embed as embed
     from .jobs import evaluate as evaluate
     from .jobs import holds_quickstart as holds_quickstart
     from .jobs import quickstart_config as quickstart_config
     from .jobs import train_tokenizer as train_tokenizer
+    from .merging import Sweep as Sweep
+    from .merging import merge as merge
+    from .merging import sweep as sweep
     from .negatives import inspect_negatives as inspect_negatives
     from .run import Results as Results
     from .run import train as train
@@ -22,11 +26,15 @@ if TYPE_CHECKING:
 _FILES = {
     "Results": "run",
     "SharedWork": "jobs",
-    "embed": "jobs",
+    "Sweep": "merging",
+    "embed": "embedding",
     "evaluate": "jobs",
+    "export_model": "exporting",
     "holds_quickstart": "jobs",
     "inspect_negatives": "negatives",
+    "merge": "merging",
     "quickstart_config": "jobs",
+    "sweep": "merging",
     "train": "run",
     "train_tokenizer": "jobs",
 }
@@ -34,11 +42,15 @@ _FILES = {
 __all__ = [
     "Results",
     "SharedWork",
+    "Sweep",
     "embed",
     "evaluate",
+    "export_model",
     "holds_quickstart",
     "inspect_negatives",
+    "merge",
     "quickstart_config",
+    "sweep",
     "train",
     "train_tokenizer",
 ]

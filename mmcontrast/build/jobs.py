@@ -1,11 +1,10 @@
-"""What is done with models and data outside a training run: evaluate, embed, train a tokenizer."""
+"""What is done with models and data outside a training run: evaluate, train a tokenizer."""
 
 from __future__ import annotations
 
 import importlib.resources
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ from mmcontrast.build.captions import all_captions, known_words
 from mmcontrast.build.remarks import remarks
 from mmcontrast.config import load_config
 from mmcontrast.data import PairSource, open_source
+from mmcontrast.data.kept_pictures import KeptPictures
 from mmcontrast.embedding import Advance
-from mmcontrast.embedding_folder import embed_to_folder
 from mmcontrast.errors import DataError, MMContrastError, ModelError
 from mmcontrast.evaluation.feature_memory import FeatureMemory
 from mmcontrast.evaluation.tasks import run_tasks
@@ -29,18 +28,32 @@ WORKERS = 2
 
 
 class SharedWork:
-    """What one call of `evaluate` leaves to the next: the model that was loaded, and features of the last data."""
+    """What one call of `evaluate` leaves to the next: the model that was loaded, and features of the last data.
 
-    def __init__(self) -> None:
+    Args:
+        keep_pictures_mb: memory for decoded pictures of each data set, which then serve several models; 0 keeps none.
+    """
+
+    def __init__(self, keep_pictures_mb: int = 0) -> None:
         self.features = FeatureMemory()
         self._name: DualEncoder | str | Path | None = None
         self._model: DualEncoder | None = None
+        self._keep_bytes = keep_pictures_mb * 1_000_000
+        self._sources: dict[Hashable, tuple[PairSource, KeptPictures | None]] = {}
 
     def encoder(self, model: DualEncoder | str | Path) -> DualEncoder:
         """The model, loaded once; another one makes the features void."""
         if self._model is None or self._name != model:
             self._name, self._model, self.features = model, load_encoder(model), FeatureMemory()
         return self._model
+
+    def source(self, key: Hashable, open: Callable[[], PairSource]) -> tuple[PairSource, KeptPictures | None]:
+        """The source, and a place for its pictures if they are to be kept."""
+        if not self._keep_bytes:
+            return open(), None
+        if key not in self._sources:
+            self._sources[key] = open(), KeptPictures(self._keep_bytes)
+        return self._sources[key]
 
 
 def evaluate(
@@ -87,20 +100,27 @@ def evaluate(
         raise DataError(f"ks: recall at {min(ks)} is not defined; take 1 or more")
     templates = load_templates(templates) if isinstance(templates, str | Path) else templates
     classnames = load_classnames(classnames) if isinstance(classnames, str | Path) else classnames
-    source = data
     tasks = [task] if isinstance(task, str) else list(task)
-    if isinstance(source, str | Path):
-        if caption_columns is None and "retrieval" not in tasks:
-            caption_columns = ()  # a row without a caption is as good as any other here
-        source = open_source(
-            source,
-            split=split,
-            image_column=image_column,
-            caption_columns=caption_columns,
-            label_column=label_column,
-            group_column=group_column,
-        )
+    if caption_columns is None and "retrieval" not in tasks:
+        caption_columns = ()  # a row without a caption is as good as any other here
+    chosen = None if caption_columns is None else tuple(caption_columns)
     shared = shared or SharedWork()
+    if isinstance(data, str | Path):
+        path = data
+        source, kept = shared.source(
+            (str(data), split, image_column, chosen, label_column, group_column),
+            lambda: open_source(
+                path,
+                split=split,
+                image_column=image_column,
+                caption_columns=chosen,
+                label_column=label_column,
+                group_column=group_column,
+            ),
+        )
+    else:
+        opened = data
+        source, kept = shared.source(id(data), lambda: opened)
     encoder = shared.encoder(model)
     shared.features.origin = (str(data) if isinstance(data, str | Path) else id(data), split)
     evaluation = run_tasks(
@@ -115,6 +135,7 @@ def evaluate(
         batch_size=batch_size,
         workers=WORKERS,
         progress=progress,
+        kept=kept,
         memory=shared.features,
     )
     if say is not None:
@@ -130,36 +151,6 @@ def left_out(source: PairSource) -> list[str]:
     first = source.bad_rows[0]
     total = len(source) + len(source.bad_rows)
     return [f"{len(source.bad_rows)} of {total} rows are left out; the first is row {first.row}: {first.reason}"]
-
-
-def embed(
-    model: DualEncoder | str | Path,
-    data: PairSource | str | Path,
-    output: str | Path,
-    *,
-    split: str | None = None,
-    image_column: str | None = None,
-    caption_columns: Sequence[str] | None = None,
-    batch_size: int = 256,
-    progress: Advance | None = None,
-) -> dict[str, Any]:
-    """Write the features of all pictures and captions of a data set to a folder; see `embed_to_folder`.
-
-    Returns:
-        The summary: source, images, texts, embed_dim, bad_rows.
-    """
-    source = data
-    if isinstance(source, str | Path):
-        source = open_source(
-            source,
-            split=split,
-            image_column=image_column,
-            caption_columns=caption_columns,
-            captions_optional=True,
-        )
-    encoder = load_encoder(model)
-    summary = embed_to_folder(encoder, source, output, batch_size=batch_size, workers=WORKERS, progress=progress)
-    return asdict(summary)
 
 
 def train_tokenizer(

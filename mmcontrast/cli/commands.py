@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from mmcontrast.cli.embedding import embed
 from mmcontrast.cli.exit_codes import Commands
+from mmcontrast.cli.merging import merge
 from mmcontrast.cli.options import (
     BatchSize,
     CaptionColumns,
@@ -25,11 +27,11 @@ from mmcontrast.cli.options import (
 from mmcontrast.cli.output import (
     check_json_output,
     progress,
+    show_export,
     show_negatives,
     show_remark,
     show_run,
     show_scores,
-    show_summary,
     write_json,
 )
 from mmcontrast.cli.preparing import config_app, tokenizer_app
@@ -159,33 +161,7 @@ def _evaluate_suite(model: str, path: Path, output: Path | None) -> None:
     show_scores(results, output)
 
 
-@app.command(epilog="Example: mmcontrast embed runs/flickr8k/model photos/ --output features")
-def embed(
-    model: Model,
-    data: Annotated[str, typer.Argument(metavar="DATA", help="File, glob, folder or Hub name of the pairs.")],
-    output: Annotated[
-        Path, typer.Option(help="Folder for image_features.npy, text_features.npy, rows.jsonl and embed.json.")
-    ],
-    split: Split = None,
-    image_column: ImageColumn = None,
-    caption_columns: CaptionColumns = None,
-    batch_size: BatchSize = 256,
-) -> None:
-    """Save L2-normalised features of all pictures and captions."""
-    from mmcontrast import build
-
-    with progress("embed") as advance:
-        summary = build.embed(
-            model,
-            data,
-            output,
-            split=split,
-            image_column=image_column,
-            caption_columns=caption_columns or None,
-            batch_size=batch_size,
-            progress=advance,
-        )
-    show_summary(summary, output)
+app.command(epilog="Example: mmcontrast embed runs/flickr8k/model photos/ --output features")(embed)
 
 
 @app.command(epilog="Example: mmcontrast negatives train.csv --model runs/flickr8k/model --output negatives.html")
@@ -225,6 +201,32 @@ def negatives(
             say=show_remark,
         )
     show_negatives(found, output, json_file)
+
+
+@app.command(epilog="Example: mmcontrast export runs/flickr8k/model --format all --output exported")
+def export(
+    model: Model,
+    output: Annotated[Path, typer.Option(help="New folder, or an earlier export, which is replaced.")],
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="transformers, open_clip, sentence_transformers, onnx or all; repeatable."),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Pairs to check the export with; embedded scenes if left out.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option(help="Load the export with its own library in a fresh process and compare.")
+    ] = True,
+) -> None:
+    """Write a model so that transformers, open_clip, sentence-transformers or onnxruntime load it as their own."""
+    from mmcontrast import build
+
+    chosen = formats or ["all"]
+    wanted = "all" if "all" in chosen else chosen
+    show_export(build.export_model(model, output, wanted, data=data, check=check, say=show_remark))
+
+
+app.command(epilog="Example: mmcontrast merge start tuned/model --sweep 0,0.1,...,1 --data val.csv --output mix")(merge)
 
 
 def _with_output(overrides: list[str] | None, output: Path | None) -> list[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,11 @@ import typer
 from mmcontrast.errors import MMContrastError
 
 if TYPE_CHECKING:
-    from mmcontrast.build import Results
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    from mmcontrast.build import Results, Sweep
+    from mmcontrast.export.formats import Exported
 
 Scores = Mapping[str, Mapping[str, float | None]]
 
@@ -87,6 +92,33 @@ def show_negatives(found: Mapping[str, Any], page: Path, json_file: Path | None)
     typer.echo(f"page: {page}" + (f"  results: {json_file}" if json_file else ""))
 
 
+def show_export(exported: Exported) -> None:
+    """How far each library's own results are from ours, and what was left out."""
+    for name, found in exported.agreements.items():
+        differences = f"image {found.image:.1e}  text {found.text:.1e}  zero-shot {found.zero_shot:.1e}"
+        typer.echo(f"{name}: greatest difference of features and scores: {differences}")
+    for name, reason in exported.left_out.items():
+        show_remark(f"{name} left out: {reason}")
+    typer.echo(f"written to {exported.folder}")
+
+
+def show_sweep(sweep: Sweep, folder: Path) -> None:
+    """One line for each alpha with the metrics that stand for all, and what was chosen by what."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("alpha", *sweep.curves)
+    for number, alpha in enumerate(sweep.alphas):
+        mark = " *" if sweep.chosen and sweep.chosen["alpha"] == alpha else ""
+        table.add_row(f"{alpha:g}{mark}", *(f"{values[number]:.4g}" for values in sweep.curves.values()))
+    Console().print(table)
+    if chosen := sweep.chosen:
+        line = f"chosen: alpha {chosen['alpha']:g}, by {chosen['metric']} = {chosen['value']:.4g} on {chosen['data']}"
+        typer.echo(f"{line}; report its scores on other data than these")
+        typer.echo(f"model: {folder}/model")
+    typer.echo(f"results: {folder}/sweep.json  plot: {folder}/sweep.png")
+
+
 def show_remark(line: str) -> None:
     """What the reader of numbers should know, on stderr: stdout may be JSON."""
     typer.echo(line, err=True)
@@ -98,17 +130,59 @@ def show_summary(summary: Mapping[str, Any], folder: Path) -> None:
     typer.echo(f"written to {folder}")
 
 
-@contextmanager
-def progress(name: str) -> Iterator[Callable[[int], None]]:
-    """A count on stderr while something runs, only on a terminal; yields the function that adds to it."""
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+class Advance:
+    """Counts what is done: on a bar, or in a line now and then where there is no terminal and an end is known."""
 
-    columns = (SpinnerColumn(), TextColumn("{task.description} {task.completed:.0f}"), TimeElapsedColumn())
+    LINE_EVERY = 30.0
+
+    def __init__(self, bar: Progress, task: TaskID, name: str, console: Console) -> None:
+        self._bar, self._task, self._name, self._console = bar, task, name, console
+        self._done, self._total = 0, 0
+        self._start = self._last = time.monotonic()
+
+    def expect(self, total: int) -> None:
+        """There will be so many in all; shows what is left, and for how long."""
+        self._total, self._start = total, time.monotonic()
+        self._bar.update(self._task, total=total)
+
+    def __call__(self, count: int) -> None:
+        """So many more are done."""
+        self._done += count
+        self._bar.advance(self._task, count)
+        now = time.monotonic()
+        if self._total and not self._console.is_terminal and now - self._last > self.LINE_EVERY:
+            self._last = now
+            left = max(0, self._total - self._done) * (now - self._start) / max(1, self._done) / 60
+            line = f"{self._name} {self._done}/{self._total}  eta {left:.1f} min"
+            self._console.print(line, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def progress(name: str) -> Iterator[Advance]:
+    """Progress on stderr while something runs; yields what is told of it."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        SpinnerColumn,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description} {task.completed:.0f}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+    )
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(name, total=None)
-        yield lambda count: bar.advance(task, count)
+        yield Advance(bar, bar.add_task(name, total=None), name, console)
 
 
 def _table(results: Scores, *, stderr: bool = False) -> None:

@@ -85,7 +85,7 @@ def _start(config: Config) -> Iterator[Problem]:
     for part in ("image", "text", "tokenizer"):
         given, usual = getattr(model, part), getattr(default, part)
         for name in type(given).model_fields:
-            if name not in ("locked", "patch_dropout") and getattr(given, name) != getattr(usual, name):
+            if name not in ("locked", "lora", "patch_dropout") and getattr(given, name) != getattr(usual, name):
                 yield f"model.{part}.{name}", "comes with the model of model.init_from; leave it out"
     for name in ("embed_dim", "logit_scale", "logit_scale_learnable", "logit_scale_max"):
         if getattr(model, name) != getattr(default, name) and config.training.loss != "sigmoid":
@@ -102,6 +102,10 @@ def _towers(config: Config) -> Iterator[Problem]:
                 f"{field}.locked",
                 f"would keep random weights; set {field}.pretrained or model.init_from as well",
             )
+        if tower.lora is not None and tower.locked:
+            yield f"{field}.lora", f"keeps the tower's own weights as they are by itself; leave {field}.locked out"
+        if tower.lora is not None and not tower.pretrained and model.init_from is None:
+            yield f"{field}.lora", f"would adapt random weights; set {field}.pretrained or model.init_from as well"
     if model.image.patch_dropout and model.image.locked:
         yield (
             "model.image.patch_dropout",

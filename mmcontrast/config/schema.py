@@ -17,6 +17,19 @@ from mmcontrast.config.section import Count, Positive, Section, Share, Text
 Projection = Literal["linear", "mlp", "none"]
 
 
+class LoraConfig(Section):
+    """Low-rank adapters (LoRA), trained in place of a tower's own weights; they are merged into the saved model."""
+
+    rank: Count = 8
+    """Rank of each adapter: more learns more, and costs more memory."""
+    alpha: Positive | None = None
+    """Adapters count alpha / rank; null takes 2 * rank."""
+    dropout: Share = 0.0
+    """Dropout on the input of each adapter."""
+    targets: Annotated[list[Text], Field(min_length=1)] | None = None
+    """Linear layers by name or its end (mlp.c_fc), or modules around them (attn); null takes all the tower calls."""
+
+
 class TowerConfig(Section):
     """What both towers have."""
 
@@ -32,6 +45,8 @@ class TowerConfig(Section):
     """Dropout before the projection."""
     locked: bool = False
     """Keep the tower's weights as they are and train the rest."""
+    lora: LoraConfig | None = None
+    """Train adapters and keep the tower's own weights as they are; needs peft. null trains the tower itself."""
 
 
 class ImageTowerConfig(TowerConfig):

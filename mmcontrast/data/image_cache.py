@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmcontrast.data.map_source import RowSource
+from mmcontrast.data.identity import identify_pictures
 from mmcontrast.data.rows import PairSource
 from mmcontrast.errors import DataError
 
@@ -109,41 +108,6 @@ def cache_place(folder: str | Path, source: PairSource, settings: CacheSettings)
     """
     key = hashlib.blake2b(digest_size=10)
     key.update(json.dumps([FORMAT, source.name, len(source), asdict(settings)]).encode())
-    states = _states_of_files(source)
-    if states is None:
-        for row in range(len(source)):
-            key.update(_row_state(source, row))
-    else:
-        key.update(states)
+    identify_pictures(source, key)
     stem = "".join(c if c.isalnum() else "-" for c in Path(source.name).stem)[-40:].strip("-")
     return Path(folder) / f"{stem or 'pictures'}-{key.hexdigest()}"
-
-
-def _states_of_files(source: PairSource) -> bytes | None:
-    """What tells the files apart that hold all pictures; None where pictures have a file each, or none."""
-    if not isinstance(source, RowSource) or isinstance(source.image(0), Path):
-        return None
-    if source.fingerprint is not None:
-        return source.fingerprint.encode() + source.places()
-    files = [Path(file) for file in source.files]
-    if not all(file.is_file() for file in files):
-        return None
-    return "".join(map(_state, files)).encode() + source.places()
-
-
-def _row_state(source: PairSource, row: int) -> bytes:
-    try:
-        image = source.image(row)
-    except DataError as error:
-        return f"|{error}".encode()
-    if isinstance(image, Path):
-        return _state(image).encode()
-    return hashlib.blake2b(image, digest_size=16).digest()
-
-
-def _state(file: Path) -> str:
-    try:
-        found = os.stat(file)
-    except OSError:
-        return f"|{os.path.abspath(file)}|absent"
-    return f"|{os.path.abspath(file)}|{found.st_size}|{found.st_mtime_ns}"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -97,6 +98,14 @@ class RowSource:
     def places(self) -> bytes:
         """Where each row and its picture stands, for telling sources apart."""
         return b"".join(array.tobytes() for array in (self._positions, self._row_numbers, self._file_numbers))
+
+    def identify_texts(self, update: Callable[[Any], object]) -> None:
+        """Feed row numbers, captions, labels and groups to a hash, whole arrays at a time."""
+        arrays: list[Any] = [self._row_numbers, self._offsets, *([] if self._labels is None else [self._labels])]
+        for texts in (self._captions, self._groups):
+            arrays += [] if texts is None else [buffer for buffer in texts.buffers() if buffer is not None]
+        for array in arrays:
+            update(memoryview(array))
 
     def file(self, i: int) -> str:
         """Data file that row i stands in."""

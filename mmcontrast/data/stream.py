@@ -35,6 +35,8 @@ class PairStream:
         label_names: names of the classes, if the data says them up front.
         units: its parts.
         rows: only the first so many rows.
+        files: that hold the rows, if any do.
+        source: what is streamed, where it could also be read in any order.
     """
 
     def __init__(
@@ -44,9 +46,13 @@ class PairStream:
         label_names: list[str] | None,
         units: Sequence[Unit],
         rows: int | None = None,
+        *,
+        files: Sequence[str] = (),
+        source: PairSource | None = None,
     ) -> None:
         self.name, self.columns, self.label_names = name, columns, label_names
         self.units, self.rows = list(units), rows
+        self.files, self.source = tuple(files), source
 
     def __iter__(self) -> Iterator[Row | BadRow]:
         """All rows, the bad ones as `BadRow`."""
@@ -75,7 +81,7 @@ def clean_row(raw: RawRow, columns: Columns, root: Path, file_number: int) -> Ro
     try:
         if raw.problem is not None:
             raise DataError(raw.problem)
-        if not captions:
+        if columns.captions and not captions:
             raise DataError(f"no caption: {', '.join(map(repr, columns.captions))} empty or missing")
         image = _picture(raw.image, root)
     except DataError as error:
@@ -114,7 +120,7 @@ def stream_of(source: PairSource, block: int = 256) -> PairStream:
     starts = range(0, len(source), block)
     units: list[Unit] = [partial(_source_rows, source, start, start + block) for start in starts]
     units.append(partial(iter, source.bad_rows))
-    return PairStream(source.name, source.columns, source.label_names, units)
+    return PairStream(source.name, source.columns, source.label_names, units, source=source)
 
 
 def _source_rows(source: PairSource, start: int, stop: int) -> Iterator[Row | BadRow]:

@@ -27,6 +27,7 @@ def open_stream(
     caption_columns: str | Sequence[str] | None = None,
     label_column: str | None = None,
     group_column: str | None = None,
+    captions_optional: bool = False,
     seed: int = 0,
 ) -> PairStream:
     """Open image-caption pairs to be read in order, holding neither texts nor pictures in memory.
@@ -36,7 +37,7 @@ def open_stream(
     indices are equal, so that they are no negatives of one another).
     """
     name = str(path)
-    wanted = make_wanted(image_column, caption_columns, label_column, group_column)
+    wanted = make_wanted(image_column, caption_columns, label_column, group_column, captions_optional)
     if not name.startswith("synthetic://"):
         located = locate(name, format, split)
         if located.kind == "parquet":
@@ -58,6 +59,7 @@ def open_stream(
         caption_columns=caption_columns,
         label_column=label_column,
         group_column=group_column,
+        captions_optional=captions_optional,
         seed=seed,
     )
     return stream_of(source)
@@ -72,7 +74,7 @@ def _parquet_stream(files: Sequence[str], wanted: Wanted, rows: int | None, name
         for group in range(groups):
             read = partial(parquet_rows, file, columns, pictures=True, row_group=group)
             units.append(partial(clean_rows, read, columns, Path(file).parent, number))
-    return PairStream(name, columns, names, units, rows)
+    return PairStream(name, columns, names, units, rows, files=files)
 
 
 def _tar_stream(files: Sequence[str], wanted: Wanted, rows: int | None, name: str) -> PairStream:
@@ -81,7 +83,7 @@ def _tar_stream(files: Sequence[str], wanted: Wanted, rows: int | None, name: st
         partial(clean_rows, partial(tar_rows, file, columns, pictures=True), columns, Path(), number)
         for number, file in enumerate(files)
     ]
-    return PairStream(name, columns, tar_class_names(files[0], columns), units, rows)
+    return PairStream(name, columns, tar_class_names(files[0], columns), units, rows, files=files)
 
 
 def _text_stream(files: Sequence[str], kind: str, wanted: Wanted, rows: int | None, name: str) -> PairStream:
@@ -90,7 +92,7 @@ def _text_stream(files: Sequence[str], kind: str, wanted: Wanted, rows: int | No
         partial(clean_rows, partial(text_rows, file, kind, columns), columns, Path(file).parent, number)
         for number, file in enumerate(files)
     ]
-    return PairStream(name, columns, None, units, rows)
+    return PairStream(name, columns, None, units, rows, files=files)
 
 
 def _hub_stream(path: str, split: str | None, wanted: Wanted, rows: int | None, name: str) -> PairStream:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .sentencepiece_tokenizer import SentencePieceTokenizer as SentencePieceTokenizer
     from .sentencepiece_tokenizer import train_sentencepiece as train_sentencepiece
     from .spec import ImageTowerSpec as ImageTowerSpec
+    from .spec import LoraSpec as LoraSpec
     from .spec import ModelSpec as ModelSpec
     from .spec import TextTowerSpec as TextTowerSpec
     from .tokenizers import Tokenizer as Tokenizer
@@ -26,6 +27,7 @@ _FILES = {
     "ClipTokenizer": "clip_tokenizer",
     "DualEncoder": "dual_encoder",
     "ImageTowerSpec": "spec",
+    "LoraSpec": "spec",
     "ModelSpec": "spec",
     "SentencePieceTokenizer": "sentencepiece_tokenizer",
     "TextTowerSpec": "spec",
@@ -41,6 +43,7 @@ __all__ = [
     "ClipTokenizer",
     "DualEncoder",
     "ImageTowerSpec",
+    "LoraSpec",
     "ModelSpec",
     "SentencePieceTokenizer",
     "TextTowerSpec",

@@ -10,6 +10,7 @@ from torch import nn
 
 from mmcontrast.errors import ModelError
 from mmcontrast.models.dual_encoder import DualEncoder
+from mmcontrast.models.lora import add_adapters
 from mmcontrast.models.projection import build_projection
 from mmcontrast.models.spec import ImageTowerSpec, ModelSpec, TextTowerSpec
 from mmcontrast.models.tokenizers import Tokenizer
@@ -58,6 +59,7 @@ def build_dual_encoder(spec: ModelSpec, tokenizer: Tokenizer, *, seed: int | Non
         preprocess=image.preprocess,
         tokenizer=tokenizer,
     )
+    add_adapters(model, seed=seed)
     model.extra["built_from"] = {"image": _origin(spec.image), "text": _origin(spec.text)}
     return model
 

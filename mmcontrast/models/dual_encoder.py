@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmcontrast.errors import ModelError
 from mmcontrast.models.inputs import check_ids, check_images, chunks
@@ -76,10 +77,17 @@ class DualEncoder(nn.Module):
             yield self.text_encoder
 
     def train(self, mode: bool = True) -> Self:
-        """As in torch, but locked towers stay in evaluation mode: their batch-norm statistics do not move."""
+        """As in torch, but locked towers, and batch norm in those with adapters, stay in evaluation mode.
+
+        Their batch-norm statistics do not move.
+        """
         super().train(mode)
         for tower in self._locked_towers():
             tower.eval()
+        for tower, spec in ((self.image_encoder, self.spec.image), (self.text_encoder, self.spec.text)):
+            for module in tower.modules() if spec.lora is not None else ():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
         return self
 
     @property
@@ -183,7 +191,7 @@ class DualEncoder(nn.Module):
         return [name for name, tower in free.items() if tower.set_gradient_checkpointing(enable)]
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write model.safetensors, config.json and tokenizer/; all of it, or nothing.
+        """Write model.safetensors, config.json and tokenizer/; all of it, or nothing. Adapters are merged.
 
         Raises:
             ModelError: `folder` holds something else than a model of ours.

@@ -16,6 +16,7 @@ from safetensors.torch import save_model as save_weights
 from mmcontrast.errors import ModelError
 from mmcontrast.models.build import build_dual_encoder
 from mmcontrast.models.dual_encoder import DualEncoder
+from mmcontrast.models.lora import without_adapters
 from mmcontrast.models.spec import ModelSpec
 from mmcontrast.models.tokenizers import load_tokenizer, save_tokenizer
 from mmcontrast.models.towers import one_line
@@ -28,10 +29,11 @@ WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer"
 def save_model(model: DualEncoder, folder: Path) -> None:
     """Write the folder beside its place, then move it there: readers see the old model or the new one.
 
-    Files of others in the folder (a model card, say) are kept.
+    Files of others in the folder (a model card, say) are kept. Adapters are merged into the weights.
     """
     folder = folder.expanduser().absolute()
     _refuse_foreign(folder)
+    model = without_adapters(model)
     folder.parent.mkdir(parents=True, exist_ok=True)
     token = uuid.uuid4().hex[:8]
     new, old = (folder.with_name(f".{folder.name}.{token}.{state}") for state in ("new", "old"))

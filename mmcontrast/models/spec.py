@@ -28,6 +28,49 @@ def _known_keys(cls: type, values: Mapping[str, Any], where: str) -> dict[str, A
 
 
 @dataclass(frozen=True)
+class LoraSpec:
+    """Low-rank adapters of a tower (LoRA), trained in place of its own weights.
+
+    Attributes:
+        rank: of each adapter.
+        alpha: adapters count alpha / rank; None takes 2 * rank.
+        dropout: on the input of each adapter.
+        targets: names of the linear layers, ends of them ("mlp.c_fc"), or modules that they are in ("attn"); None
+            takes all that the tower calls.
+    """
+
+    rank: int = 8
+    alpha: float | None = None
+    dropout: float = 0.0
+    targets: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ModelError(f"lora.rank is {self.rank}; it must be at least 1")
+        if self.alpha is not None and not self.alpha > 0:
+            raise ModelError(f"lora.alpha is {self.alpha}; it must be positive")
+        if not 0 <= self.dropout < 1:
+            raise ModelError(f"lora.dropout is {self.dropout}; it must be in [0, 1)")
+        if self.targets is not None:
+            object.__setattr__(self, "targets", tuple(self.targets))
+            if not self.targets:
+                raise ModelError("lora.targets is empty; name layers, or leave it out for all linear ones")
+
+    @property
+    def scale_numerator(self) -> float:
+        """Alpha, where it was given or not."""
+        return 2.0 * self.rank if self.alpha is None else self.alpha
+
+
+def _make_lora(spec: ImageTowerSpec | TextTowerSpec, where: str) -> None:
+    """Accept the adapters as a mapping, and refuse what contradicts them."""
+    if isinstance(spec.lora, Mapping):
+        object.__setattr__(spec, "lora", LoraSpec(**_known_keys(LoraSpec, spec.lora, f"{where}.lora")))
+    if spec.lora is not None and spec.locked:
+        raise ModelError(f"{where}.locked: lora freezes the tower's own weights already; leave one of the two out")
+
+
+@dataclass(frozen=True)
 class ImageTowerSpec:
     """The image tower and how its output becomes an embedding.
 
@@ -36,12 +79,13 @@ class ImageTowerSpec:
         name: model name, local folder or Hub name; None when `kwargs` say it all.
         pretrained: False = from scratch; True = the library's default weights; str = a tag, file or folder.
         image_size: side of the square input in pixels.
-        patch_dropout: share of a vision transformer's patches that training leaves out.
         kwargs: further arguments of the architecture (timm: of `create_model`; open_clip: of the vision
             config; transformers: `model_type` and config fields, and `pooling`).
         projection: head onto the shared space; "none" keeps the tower's own projection where it has one.
         dropout: on the tower's output, before the projection.
         locked: weights and batch-norm statistics of the tower stay as they are (the head still learns).
+        patch_dropout: share of a vision transformer's patches that training leaves out.
+        lora: adapters that learn while weights and batch-norm statistics stay as they are; None for none.
     """
 
     library: ImageLibrary
@@ -53,8 +97,10 @@ class ImageTowerSpec:
     dropout: float = 0.0
     locked: bool = False
     patch_dropout: float = 0.0
+    lora: LoraSpec | None = None
 
     def __post_init__(self) -> None:
+        _make_lora(self, "model.image")
         _check_choice("model.image.library", self.library, get_args(ImageLibrary))
         _check_choice("model.image.projection", self.projection, get_args(Projection))
         if self.image_size < 1:
@@ -70,7 +116,7 @@ class TextTowerSpec:
     """The text tower and how its output becomes an embedding.
 
     Attributes:
-        library, name, pretrained, projection, dropout, locked: as in `ImageTowerSpec`.
+        library, name, pretrained, projection, dropout, locked, lora: as in `ImageTowerSpec`.
         context_length: tokens of the longest caption that the tower reads.
         kwargs: open_clip: fields of the text config (`pool_type` also "mean");
             transformers: `model_type` and config fields, and `pooling` ("mean", "cls", "eos", "pooler");
@@ -85,8 +131,10 @@ class TextTowerSpec:
     projection: Projection = "linear"
     dropout: float = 0.0
     locked: bool = False
+    lora: LoraSpec | None = None
 
     def __post_init__(self) -> None:
+        _make_lora(self, "model.text")
         _check_choice("model.text.library", self.library, get_args(TextLibrary))
         _check_choice("model.text.projection", self.projection, get_args(Projection))
         if self.context_length < 3:
@@ -127,7 +175,11 @@ class ModelSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested values for JSON."""
-        return asdict(self)
+        values = asdict(self)
+        for tower in (values["image"], values["text"]):
+            if tower["lora"] is None:
+                del tower["lora"]  # saved models have none, and earlier versions do not know the key
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -1,13 +1,11 @@
-"""Evaluating, embedding and tokenizers outside a run."""
+"""Evaluating and tokenizers outside a run."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -20,7 +18,6 @@ from mmcontrast.data.scenes import SHAPES
 from mmcontrast.errors import DataError, MMContrastError, ModelError
 from mmcontrast.evaluation import tasks
 from mmcontrast.models import load_tokenizer
-from mmcontrast.preprocess import decode_image
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SCENES = "synthetic://scenes"
@@ -172,29 +169,13 @@ def test_models_that_are_none(tmp_path: Path, tiny_run: Path, scenes: PairSource
         mmcontrast.evaluate(tiny_run, scenes)
 
 
-def test_embed(tiny_run: Path, table: Path, tmp_path: Path, scenes: PairSource) -> None:
-    counts: list[int] = []
-    summary = mmcontrast.embed(tiny_run / "model", table, tmp_path / "out", progress=counts.append, **COLUMNS)  # type: ignore[arg-type]
-    assert (summary["images"], summary["texts"], summary["embed_dim"], summary["bad_rows"]) == (40, 40, 16, 0)
-    assert sum(counts) == 80
-    images, texts = (np.load(tmp_path / "out" / f"{kind}_features.npy") for kind in ("image", "text"))
-    model = mmcontrast.DualEncoder.from_pretrained(tiny_run / "model")
-    data = scenes.image(3)
-    np.testing.assert_allclose(images[3], model.encode_image([decode_image(data)])[0], atol=1e-5)
-    np.testing.assert_allclose(texts[3], model.encode_text([scenes.captions(3)[0]])[0], atol=1e-5)
-    rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
-    assert rows[3]["captions"] == [scenes.captions(3)[0]]
-
-
-def test_pictures_alone_can_be_embedded_and_classified(tiny_run: Path, tmp_path: Path, scenes: PairSource) -> None:
+def test_pictures_alone_can_be_classified(tiny_run: Path, tmp_path: Path, scenes: PairSource) -> None:
     for i in range(4):
-        data, folder = scenes.image(i), tmp_path / "photos" / ("ring" if i % 2 else "star")
+        data, folder = scenes.image(i), tmp_path / ("ring" if i % 2 else "star")
         assert isinstance(data, bytes)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{i}.jpg").write_bytes(data)
-    summary = mmcontrast.embed(tiny_run / "model", tmp_path / "photos" / "ring", tmp_path / "out")
-    assert (summary["images"], summary["texts"]) == (2, 0)
-    results = mmcontrast.evaluate(tiny_run / "model", tmp_path / "photos", "zero_shot")
+    results = mmcontrast.evaluate(tiny_run / "model", tmp_path, "zero_shot")
     assert results["zero_shot"].keys() >= {"acc1", "mean_per_class_recall"}
 
 

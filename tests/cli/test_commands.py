@@ -33,6 +33,8 @@ class Build(ModuleType):
     def note(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if progress := kwargs.pop("progress", None):
             progress(3)
+        if expect := kwargs.pop("expect", None):
+            expect(5)
         if say := kwargs.pop("say", None):
             say("a remark")
         self.calls.append((name, args, kwargs))
@@ -53,6 +55,15 @@ class Build(ModuleType):
     def embed(self, *args: Any, **kwargs: Any) -> dict[str, int]:
         self.note("embed", args, kwargs)
         return {"images": 3, "captions": 6}
+
+    def merge(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        self.note("merge", args, kwargs)
+        return {"models": args[0]}
+
+    def sweep(self, *args: Any, **kwargs: Any) -> SimpleNamespace:
+        self.note("sweep", args, kwargs)
+        chosen = {"alpha": 0.5, "metric": "v.retrieval.mean_recall", "value": 0.25, "data": "v"}
+        return SimpleNamespace(alphas=[0, 0.5], curves={"v.retrieval.mean_recall": [0.125, 0.25]}, chosen=chosen)
 
     def inspect_negatives(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         self.note("inspect_negatives", args, kwargs)
@@ -176,7 +187,13 @@ def test_embed_and_tokenizer(build: Build, run: Callable[..., Result], tmp_path:
     run("tokenizer", "train", "d.csv", "--vocab-size", "100", "--output", "tok", "--caption-column", "c")
     (_, embed_args, embed_options), (_, tokenizer_args, tokenizer_options) = build.calls
     assert embed_args == ("m", "photos", Path("features"))
-    assert embed_options == {"split": None, "batch_size": 8, "image_column": None, "caption_columns": None}
+    assert embed_options == {"split": None, "batch_size": 8, "image_column": None, "caption_columns": None} | {
+        "format": "npy",
+        "shard_rows": 16384,
+        "half": False,
+        "stream": False,
+        "index": False,
+    }
     assert tokenizer_args == ("d.csv", Path("tok"), 100)
     assert tokenizer_options == {"split": None, "image_column": None, "caption_columns": ["c"]}
     assert json.loads((tmp_path / "tok/summary.json").read_text()) == {"vocab_size": 100}
@@ -218,6 +235,48 @@ def test_negatives_says_before_the_work_what_cannot_be_written(
     assert build.calls == []
 
 
+def test_merge(build: Build, run: Callable[..., Result]) -> None:
+    assert "written to m" in run("merge", "a", "b", "--alpha", "0.5", "--output", "m").stdout
+    run("merge", "a", "b", "c", "--weight", "1", "--weight", "2", "--weight", "1", "--output", "m")
+    (_, first, options), (_, second, weighted) = build.calls
+    assert (first, options) == ((["a", "b"], Path("m")), {"alpha": 0.5, "weights": None})
+    assert (second[0], weighted["weights"]) == (["a", "b", "c"], [1, 2, 1])
+
+
+def test_sweep(build: Build, run: Callable[..., Result], tmp_path: Path) -> None:
+    data = ["--data", "x/val.csv", "--data", "synthetic://scenes", "--task", "zero_shot", "--label-column", "kind"]
+    result = run("merge", "a", "b", "--sweep", "0,0.25,...,1", *data, "--choose", "mean_recall", "--output", "m")
+    assert "0.5 *" in result.stdout
+    assert "chosen: alpha 0.5, by v.retrieval.mean_recall = 0.25 on v; report its scores on other data" in result.stdout
+    ((_, (first, second, alphas, evaluations, output), options),) = build.calls
+    assert (first, second, alphas, output) == ("a", "b", [0, 0.25, 0.5, 0.75, 1], Path("m"))
+    assert list(evaluations) == ["x/val", "scenes"]
+    assert evaluations["x/val"]["data"] == "x/val.csv"
+    assert evaluations["scenes"]["task"] == ["zero_shot"]
+    assert evaluations["scenes"]["label_column"] == "kind"
+    assert options["choose"] == "mean_recall"
+    tasks = [{"name": name, "task": "retrieval", "data": f"{name}.csv"} for name in ("a", "b")]
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump({"tasks": tasks}))
+    run("merge", "a", "b", "--sweep", "0,1", "--suite", "suite.yaml", "--output", "m")
+    assert [entry["data"] for entry in build.calls[1][1][3].values()] == ["a.csv", "b.csv"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data", "d"], "--data goes with --sweep"),
+        (["--sweep", "0,1"], "--sweep needs --data FILE, or --suite FILE"),
+        (["--sweep", "0,one", "--data", "d"], "give numbers, as in 0,0.5,1 or 0,0.1,...,1"),
+        (["--sweep", "0,0,...,1", "--data", "d"], "give numbers"),
+        (["--sweep", "0,1", "--data", "d", "--alpha", "0.5"], "leave out --alpha and --weight"),
+        (["c", "--sweep", "0,1", "--data", "d"], "--sweep mixes two models, not 3"),
+    ],
+)
+def test_merge_usage(build: Build, run: Callable[..., Result], words: list[str], message: str) -> None:
+    assert message in run("merge", "a", "b", *words, "--output", "m", code=2).stderr
+    assert build.calls == []
+
+
 def test_config_check_prints_the_resolved_config(run: Callable[..., Result], tmp_path: Path) -> None:
     expected = load_config("my.yaml", ["training.epochs=2"])
     assert (
@@ -242,6 +301,7 @@ def test_config_schema(run: Callable[..., Result], tmp_path: Path) -> None:
         ["train"],
         ["evaluate"],
         ["embed"],
+        ["merge"],
         ["negatives"],
         ["tokenizer", "train"],
         ["config", "check"],

@@ -1,0 +1,1 @@
+"""Models in the formats of other libraries, checked by those libraries, and on the Hub."""
