@@ -21,6 +21,10 @@ class TrainingError(MMContrastError):
     """Training cannot start or go on (too many bad rows, non-finite losses, a foreign checkpoint, ...)."""
 
 
+class CheckpointFailed(TrainingError):
+    """A checkpoint could not be written (disk full, read-only, ...); those before it are as they were."""
+
+
 class TrainingInterrupted(TrainingError):
     """A signal stopped the run after its state was saved.
 

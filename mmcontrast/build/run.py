@@ -19,9 +19,11 @@ from mmcontrast.build.folder import RunFolder
 from mmcontrast.build.negatives import negatives_of_run
 from mmcontrast.build.objective import make_judge, make_objective
 from mmcontrast.build.reporting import write_run_report
+from mmcontrast.build.run_lock import RunLock
 from mmcontrast.build.validation import Validation
 from mmcontrast.config import Config, check_against_data, load_config, total_steps, warmup_steps
 from mmcontrast.data import PairSource, PairStream
+from mmcontrast.errors import TrainingError
 from mmcontrast.evaluation.tasks import Evaluation
 from mmcontrast.models import DualEncoder
 from mmcontrast.models.compiling import compile_towers
@@ -31,6 +33,7 @@ from mmcontrast.training.ema import WeightAverage
 from mmcontrast.training.grad_cache import GradCache, batch_norm_warning
 from mmcontrast.training.log import BadRowLog, MetricsLog, ProgressDisplay
 from mmcontrast.training.objective import ContrastiveObjective
+from mmcontrast.training.odd_steps import OddStepLog
 from mmcontrast.training.optim import adamw, scheduler
 from mmcontrast.training.schedule import Schedule
 from mmcontrast.training.trainer import Trainer
@@ -68,9 +71,13 @@ def train(
         MMContrastError: in one line, whatever is wrong with config, data, model or training.
     """
     config = config if isinstance(config, Config) else load_config(config)
-    run = prepare(config, console or Console(stderr=True), resume=resume, overwrite=overwrite)
-    run.trainer.fit()
-    return run.finish()
+    lock = RunLock(Path(config.output))
+    try:
+        run = prepare(config, console or Console(stderr=True), lock, resume=resume, overwrite=overwrite)
+        run.trainer.fit()
+        return run.finish()
+    finally:
+        lock.release()
 
 
 @dataclass
@@ -91,8 +98,7 @@ class Run:
         results: dict[str, dict[str, float | None]] = {}
         if distributed.rank() == 0:
             evaluation: Evaluation | None = None
-            if self.validation is None:  # there was nothing to choose by: the last model is the model
-                save_model(trainer.bare_model, self.folder, None)
+            self._save_last()
             best = DualEncoder.from_pretrained(self.folder.model, device=trainer.accelerator.device)
             if self.validation is not None:
                 evaluation = self.validation.evaluate(best)
@@ -107,6 +113,20 @@ class Run:
         distributed.barrier()
         trainer.accelerator.end_training()  # last: it takes the process group down, and with it the ranks
         return Results(self.folder.path, results)
+
+    def _save_last(self) -> None:
+        """The last model, where there was nothing to choose by or no better one could be saved; and all lines."""
+        if self.validation is None or self.trainer.progress.best_metric is None:
+            templates = None if self.validation is None else self.validation.templates
+            try:
+                save_model(self.trainer.bare_model, self.folder, templates)
+            except OSError as error:
+                raise TrainingError(
+                    f"the model cannot be saved in {self.folder.model}: {error.strerror}; make room and go on with "
+                    "--resume"
+                ) from error
+        for file in self.trainer.line_files:
+            file.close()
 
     def _inspect(self, model: DualEncoder) -> NegativesView | None:
         """Who was pushed apart wrongly among the training pairs, for the report; None where that cannot be said."""
@@ -133,8 +153,17 @@ def save_model(model: nn.Module, folder: RunFolder, templates: list[str] | None)
         model.save_pretrained(folder.model)
 
 
-def prepare(config: Config, console: Console, *, resume: bool = False, overwrite: bool = False) -> Run:
-    """Open the data, build the model and put the trainer together; nothing is trained yet."""
+def prepare(
+    config: Config, console: Console, lock: RunLock | None = None, *, resume: bool = False, overwrite: bool = False
+) -> Run:
+    """Open the data, build the model and put the trainer together; nothing is trained yet.
+
+    Args:
+        config: of the run.
+        console: where progress is shown.
+        lock: of the run's folder, taken before anything in it is touched.
+        resume, overwrite: see `train`.
+    """
     folder = RunFolder(config.output)
     accelerator = parts.make_accelerator(config, folder.path)
     source = parts.open_pair_stream(config) if config.data.streaming else parts.open_pairs(config, config.data.train)
@@ -151,9 +180,7 @@ def prepare(config: Config, console: Console, *, resume: bool = False, overwrite
         world_size=accelerator.num_processes,
     )
     validation = None if held_out is None else Validation(held_out, config)
-    if distributed.rank() == 0:
-        folder.prepare(config, resume=resume, overwrite=overwrite)
-    distributed.barrier()
+    folder.prepare_together(config, lock, resume=resume, overwrite=overwrite)
     model = parts.make_model(config, source, folder.tokenizer)
     schedule = make_schedule(config, num_items)
     objective = make_objective(config, model, accelerator.device, source)
@@ -198,6 +225,7 @@ def make_schedule(config: Config, num_items: int | None) -> Schedule:
         evaluate_every=evaluation.every_steps or by_epochs or None,
         checkpoint_every=training.checkpoint_every_steps,
         patience=training.early_stopping_patience,
+        checkpoint_minutes=training.checkpoint_every_minutes,
     )
 
 
@@ -247,6 +275,7 @@ def make_trainer(
         checkpointer=Checkpointer(folder.checkpoints, training.keep_checkpoints),
         metrics=MetricsLog(folder.metrics, accelerator),
         bad_rows=BadRowLog(folder.bad_rows, config.data.max_bad_row_share, batches.num_rows),
+        odd_steps=OddStepLog(folder.bad_steps, training.max_bad_steps, accelerator.mixed_precision),
         display=display,
         evaluator=validation,
         best_metric=config.evaluation.best_metric,
@@ -254,4 +283,5 @@ def make_trainer(
         clip_norm=training.gradient_clip_norm,
         average=average,
         grad_cache=GradCache(prepared, accelerator, micro) if micro else None,
+        spike_factor=training.loss_spike_factor,
     )
