@@ -78,6 +78,7 @@ class RunFolder:
             raise TrainingError(f"output: cannot write to {self.path}: {error.strerror}") from error
         if resume:
             self._check_same(config)
+            self._mend_model()
         elif self._has_begun() and not overwrite:
             raise TrainingError(f"{self.path} holds a run already: pass --resume to go on with it, or another --output")
         elif self.config.exists():
@@ -108,6 +109,14 @@ class RunFolder:
                 f"--resume: {key} is {now[key]!r} but the run in {self.path} was started with {before.get(key)!r}: "
                 "undo the change, or start a new run with another --output"
             )
+
+    def _mend_model(self) -> None:
+        """Finish what a run that was killed while it replaced the best model left undone."""
+        for old in self.path.glob(f".{self.model.name}.*.old"):
+            if not self.model.exists():
+                old.rename(self.model)
+        for leftover in self.path.glob(f".{self.model.name}.*"):
+            shutil.rmtree(leftover, ignore_errors=True)
 
     def write_results(self, results: dict[str, Any]) -> None:
         """results.json, whole or not at all."""

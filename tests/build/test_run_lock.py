@@ -20,7 +20,8 @@ FORK = multiprocessing.get_context("fork")
 
 
 def _hold(folder: Path, held: Event, enough: Event) -> None:
-    RunLock(folder).acquire()
+    lock = RunLock(folder)
+    lock.acquire()
     held.set()
     enough.wait(60)
     os._exit(0)  # without letting go
