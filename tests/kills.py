@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from tiny_runs import tiny_config, train
 
+from mmcontrast.build import run as build_run
 from mmcontrast.config import Config
 
 OVERRIDES = (
@@ -68,7 +70,7 @@ class Count:
         return sum(self.kills.values())
 
 
-def kill_and_resume(folder: Path, kills: int, seed: int, check: Callable[[Path], None]) -> Count:
+def kill_and_resume(folder: Path, kills: int, seed: int, check: Callable[[Path], None], chains: int = 2) -> Count:
     """Kill the run so often, going on each time; whenever it finishes all the same, check it and start another.
 
     Args:
@@ -76,12 +78,23 @@ def kill_and_resume(folder: Path, kills: int, seed: int, check: Callable[[Path],
         kills: at least so many.
         seed: of the points.
         check: raises if a finished run is not what it should be.
+        chains: of kills and resumptions, side by side.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mmcontrast.build", "mmcontrast.build.run", "mmcontrast.cli", "kills"])
+    with ThreadPoolExecutor(chains) as pool:
+        each = -(-kills // chains)
+        places = [folder / f"chain-{number}" for number in range(chains)]
+        parts = [pool.submit(_chain, context, place, each, seed + i, check) for i, place in enumerate(places)]
+        counts = [part.result() for part in parts]
+    return Count({kind: sum(one.kills[kind] for one in counts) for kind in MOST}, sum(one.finished for one in counts))
+
+
+def _chain(context: Any, folder: Path, kills: int, seed: int, check: Callable[[Path], None]) -> Count:
+    folder.mkdir()
     rng, count, kinds = random.Random(seed), Count(dict.fromkeys(MOST, 0)), list(MOST)
     run, turn = folder / "run-0", 0
-    while count.total < kills or run.exists():
+    while True:
         if turn % len(kinds) == 0:
             rng.shuffle(kinds)
         kind = kinds[turn % len(kinds)] if count.total < kills else None
@@ -101,8 +114,7 @@ def kill_and_resume(folder: Path, kills: int, seed: int, check: Callable[[Path],
         count.finished += 1
         run = folder / f"run-{count.finished}"
         if count.total >= kills:
-            break
-    return count
+            return count
 
 
 def _train(run: Path, kind: str | None, nth: int, output: Path) -> None:
@@ -114,6 +126,7 @@ def _train(run: Path, kind: str | None, nth: int, output: Path) -> None:
         signal.setitimer(signal.ITIMER_REAL, nth / 1000)  # nobody handles it: it ends the process like a kill
     elif kind is not None:
         _Trap(nth).set(kind)
+    build_run.write_run_report = lambda *_: None  # seconds of drawing
     train(config_of(run), resume=(run / "config.yaml").exists())
 
 

@@ -104,8 +104,7 @@ class Checkpointer:
         return {name: record for part, _ in parts for name, record in part.items()}
 
     def _begin(self, aside: Path, shared: dict[str, Any]) -> dict[str, FileRecord]:
-        for leftover in self.folder.glob(f".{_PREFIX}*"):  # of a run that was killed
-            shutil.rmtree(leftover, ignore_errors=True)
+        self._sweep()
         aside.mkdir(parents=True)
         return {"state.pt": write_state(aside / "state.pt", shared)}
 
@@ -117,28 +116,39 @@ class Checkpointer:
         _sync_folder(self.folder)
         for damaged in self.folder.glob(f"{_DAMAGED}*"):
             shutil.rmtree(damaged, ignore_errors=True)
+        self._rotate()
+        return {}
+
+    def _rotate(self) -> None:
+        """Delete checkpoints that have `keep` whole ones after them."""
         whole = [old for old in self.all() if damage(old, thorough=False) is None]
         for old in self.all():
             if sum(one > old for one in whole) >= self.keep:
                 _discard(old)
-        return {}
+
+    def _sweep(self) -> None:
+        """Delete what a run that was killed left half written or half deleted."""
+        for leftover in self.folder.glob(f".{_PREFIX}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
 
     def _look(self) -> tuple[str | None, list[str]]:
         problems: dict[Path, str] = {}
+        self._sweep()
         for path in reversed(self.all()):
             problem = damage(path)
             if problem is None:
                 for damaged in problems:
                     with suppress(OSError):  # a folder that cannot be written fails later, with a line of its own
                         os.replace(damaged, damaged.with_name(f"{_DAMAGED}{damaged.name}"))
+                with suppress(OSError):
+                    self._rotate()  # it may have been killed before it came to that
                 return path.name, [f"{damaged.name} is damaged ({text})" for damaged, text in problems.items()]
             problems[path] = problem
         return None, [f"{path.name}: {text}" for path, text in problems.items()]
 
 
 def _discard(path: Path) -> None:
-    """Delete a checkpoint; a kill meanwhile leaves nothing behind that looks like one. A failure is no reason to stop:
-    what stays takes room only."""
+    """Delete a checkpoint; a kill meanwhile leaves nothing behind that looks like one."""
     if path.exists():
         gone = path.with_name(f".{path.name}.old")
         shutil.rmtree(gone, ignore_errors=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from mmcontrast import distributed
@@ -40,7 +41,7 @@ class StepGuard:
     """Judges each step, and remembers what the host has not read yet.
 
     Args:
-        model: the bare model, whose buffers (batch norm's statistics) a bad batch must not change.
+        model: the bare model on its device; a bad batch must not change its running statistics (batch norm).
         optimizer: fused, as `accelerator.prepare` returned it.
         scaled: whether a gradient scaler (fp16) skips by itself. It also tries scales that are too large, so there a
             step is bad only if its loss is.
@@ -52,16 +53,16 @@ class StepGuard:
     ) -> None:
         self.scaled, self.spike_factor = scaled, spike_factor
         self._optimizer: Any = getattr(optimizer, "optimizer", optimizer)
-        self._model = model
-        self._kept: list[tuple[Tensor, Tensor]] = []
+        norms = [module for module in model.modules() if isinstance(module, _NormBase)]
+        self._buffers = [value for norm in norms for value in norm.buffers() if value.is_floating_point()]
+        self._kept: list[Tensor] = []
         self._finite_rows: Tensor | None = None
         self._noted: deque[_Noted] = deque()
         self._losses: deque[float] = deque(maxlen=REMEMBERED)
 
     def begin(self) -> None:
-        """Before the forward pass: remember the buffers."""
-        buffers = [buffer for buffer in self._model.buffers() if buffer.is_floating_point() and buffer.numel()]
-        self._kept = [(buffer, buffer.clone()) for buffer in buffers]
+        """Before the forward pass: remember the running statistics."""
+        self._kept = [buffer.clone() for buffer in self._buffers]
 
     def features(self, features: Features) -> None:
         """Note which pairs of the step have finite features."""
@@ -69,7 +70,7 @@ class StepGuard:
 
     @torch.no_grad()
     def judge(self, loss: Tensor, gradient_norm: Tensor) -> tuple[Tensor, Tensor]:
-        """After the backward pass: tell the optimiser whether to step, and put the buffers back if not.
+        """After the backward pass: tell the optimiser whether to step, and put the statistics back if not.
 
         Args:
             loss: scalar, of this rank.
@@ -84,7 +85,7 @@ class StepGuard:
         if not self.scaled:
             good &= torch.isfinite(gradient_norm)
             self._optimizer.found_inf = (~good).float()
-        for buffer, before in self._kept:
+        for buffer, before in zip(self._buffers, self._kept, strict=True):
             buffer.copy_(torch.where(good, buffer, before))
         self._kept = []
         return mean, good

@@ -43,7 +43,8 @@ def assert_same_to_the_last_bit(one: Path, other: Path) -> None:
             assert_equal(ours, theirs, f"{checkpoint.name}/{name}")
     assert (one / "model" / "model.safetensors").read_bytes() == (other / "model" / "model.safetensors").read_bytes()
     assert json.loads((one / "results.json").read_text()) == json.loads((other / "results.json").read_text())
-    assert sorted(path.name for path in one.rglob("*")) == sorted(path.name for path in other.rglob("*"))
+    names, others = ({path.name for path in run.rglob("*")} for run in (one, other))
+    assert names - {"report.html"} == others  # nothing left over, either
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,5 @@ def test_fifty_kills_change_nothing(whole: Path, tmp_path: Path) -> None:
     assert state["objective"]["weighting"]["calibrator"]["numbers"][4] > 0  # it has learnt
     count = kill_and_resume(tmp_path, 50, 0, lambda run: assert_same_to_the_last_bit(whole, run))
     assert count.total >= 50
-    assert count.finished >= 1
+    assert count.finished >= 2
     assert all(count.kills[kind] > 0 for kind in MOST), count.kills
-    print(count)

@@ -162,5 +162,13 @@ def test_left_overs_of_a_killed_run_go_away(tmp_path: Path) -> None:
         (tmp_path / name / "state.pt").touch()
     checkpointer = Checkpointer(tmp_path)
     assert checkpointer.newest() == (None, [])
+    assert names(tmp_path) == []
     checkpointer.save(2, {}, {})
     assert names(tmp_path) == ["step-00000002"]
+
+
+def test_a_rotation_that_was_cut_short_is_made_up_for(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        Checkpointer(tmp_path, keep=5).save(step, {}, {})
+    assert Checkpointer(tmp_path, keep=2).newest() == (tmp_path / "step-00000003", [])
+    assert names(tmp_path) == ["step-00000002", "step-00000003"]
