@@ -275,7 +275,7 @@ def make_trainer(
         checkpointer=Checkpointer(folder.checkpoints, training.keep_checkpoints),
         metrics=MetricsLog(folder.metrics, accelerator),
         bad_rows=BadRowLog(folder.bad_rows, config.data.max_bad_row_share, batches.num_rows),
-        odd_steps=OddStepLog(folder.bad_steps, training.max_bad_steps, accelerator.mixed_precision),
+        odd_steps=OddStepLog(folder.bad_steps, training.max_bad_steps, parts.precision_name(accelerator)),
         display=display,
         evaluator=validation,
         best_metric=config.evaluation.best_metric,

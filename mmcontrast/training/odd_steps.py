@@ -83,8 +83,7 @@ class OddStepLog:
         some = 0 < len(odd.broken) < len(odd.rows)
         if some:
             return "look at these rows, or lower training.learning_rate"
-        fp32 = self.precision in ("no", "fp32")
-        return "lower training.learning_rate" + ("" if fp32 else ", or use training.precision fp32")
+        return "lower training.learning_rate" + ("" if self.precision == "fp32" else ", or use training.precision fp32")
 
 
 def blame(odd: OddStep) -> str:

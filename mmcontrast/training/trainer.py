@@ -101,6 +101,7 @@ class Trainer:
         self.progress = Progress()
         self.window = StepWindow()
         self.new_bad_rows: list[BadRow] = []
+        self._overdue = False  # a checkpoint that was due amid bad steps
 
     @property
     def bare_model(self) -> nn.Module:
@@ -214,13 +215,24 @@ class Trainer:
         save |= evaluate if when.checkpoint_every is None else due(step, when.checkpoint_every)
         if self._finished() and not (last or due(step, when.log_every)):  # stopped early, within a window
             self._log()
-        saved = self.save_checkpoint() if save or stopping or self._finished() else False
+        saved = self._save_if_good(save, must=stopping or self._finished())
         if stopping and not self._finished():
             number = stop.signal_number or 15
             state = "the checkpoint is saved" if saved else f"the last checkpoint is {self.checkpointer.last}"
             raise TrainingInterrupted(
                 f"stopped by signal {number} after step {step}; {state}, go on with --resume", exit_code=128 + number
             )
+
+    def _save_if_good(self, due_now: bool, *, must: bool) -> bool:
+        """Save a checkpoint that is due, but not amid bad steps: spoilt weights would push the good ones out."""
+        self._overdue |= due_now
+        if not (self._overdue or must):
+            return False
+        self._read_steps(all_steps=True)
+        if self.progress.bad_in_a_row and not must:
+            return False
+        self._overdue = False
+        return self.save_checkpoint()
 
     def _read_steps(self, *, all_steps: bool = False) -> None:
         """Look at the steps whose numbers are there; the host reads those of a GPU a few steps late."""

@@ -110,7 +110,7 @@ def make_trainer(folder: Path, *, batches: Any = None, steps: int = 12, **option
         checkpointer=Checkpointer(folder / "checkpoints", keep=10),
         metrics=MetricsLog(folder / "metrics.jsonl", accelerator),
         bad_rows=BadRowLog(folder / "bad_rows.jsonl", 0.05, None),
-        odd_steps=OddStepLog(folder / "bad_steps.jsonl", max_bad, "no"),
+        odd_steps=OddStepLog(folder / "bad_steps.jsonl", max_bad, "fp32"),
         display=ProgressDisplay(steps, Console(quiet=True)),
         evaluator=evaluator,
         best_metric="retrieval.mean_recall",
