@@ -17,13 +17,54 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mmcontrast import distributed
-from mmcontrast.errors import TrainingError
+from mmcontrast.errors import CheckpointFailed, TrainingError
 from mmcontrast.training.checkpoint import rng_state, set_rng_state
+from mmcontrast.training.noting import read_steps
 from mmcontrast.training.schedule import Progress
 from mmcontrast.types import BadRow
 
 if TYPE_CHECKING:
     from mmcontrast.training.trainer import Trainer
+
+
+def save(trainer: Trainer) -> bool:
+    """Save everything that a resumed run needs to go on as if nothing had happened; all ranks together.
+
+    Returns:
+        Whether it was written. Where it was not, an older one is there, the user was told, and the run goes on: a disk
+        that is full now may have room at the next one.
+
+    Raises:
+        TrainingError: it was not written, and there is none yet.
+    """
+    read_steps(trainer, all_steps=True)
+    step = trainer.progress.global_step
+    trainer.questions.saved()
+    try:
+        trainer.checkpointer.save(step, *state_of(trainer))
+    except CheckpointFailed as error:
+        last = trainer.checkpointer.last
+        if last is None:
+            raise TrainingError(
+                f"the first checkpoint cannot be written: {error}; make room or take another --output"
+            ) from error
+        trainer.display.warn(
+            f"the checkpoint of step {step} cannot be written: {error}; {last.name} is kept, and the run goes on and "
+            "tries again at the next"
+        )
+        return False
+    return True
+
+
+def load(trainer: Trainer) -> bool:
+    """Go back to the newest whole checkpoint, saying so if newer ones are damaged; False where there is none."""
+    path, remarks = trainer.checkpointer.newest()
+    for remark in remarks:
+        trainer.display.warn(remark)
+    if path is None:
+        return False
+    restore(trainer, *trainer.checkpointer.load(path))
+    return True
 
 
 def state_of(trainer: Trainer) -> tuple[dict[str, Any], dict[str, Any]]:

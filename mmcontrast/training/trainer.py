@@ -11,26 +11,24 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from mmcontrast import distributed
-from mmcontrast.errors import CheckpointFailed, TrainingError, TrainingInterrupted
-from mmcontrast.training import evaluating, resuming
+from mmcontrast.errors import TrainingError, TrainingInterrupted
+from mmcontrast.training import evaluating, noting, resuming
 from mmcontrast.training.asking import RankQuestions
 from mmcontrast.training.checkpoint import Checkpointer
 from mmcontrast.training.ema import WeightAverage
 from mmcontrast.training.grad_cache import GradCache
 from mmcontrast.training.guard import StepGuard
 from mmcontrast.training.lines import LineFile
-from mmcontrast.training.log import BadRowLog, MetricsLog, ProgressDisplay, few_negatives
+from mmcontrast.training.log import BadRowLog, MetricsLog, ProgressDisplay
 from mmcontrast.training.memory import reworded, smaller_chunks
 from mmcontrast.training.objective import ContrastiveObjective, ObjectiveOutput
-from mmcontrast.training.odd_steps import SPIKE, OddStepLog
+from mmcontrast.training.odd_steps import OddStepLog
 from mmcontrast.training.schedule import EpochBatches, Progress, Schedule, due
 from mmcontrast.training.signals import StopRequest, stop_on_signals
 from mmcontrast.training.window import StepWindow
 from mmcontrast.types import BadRow, Features, PairBatch
 
 Evaluator = Callable[[nn.Module], dict[str, float | None]]
-
-ALL_KNOWN = 0.999
 
 
 class Trainer:
@@ -205,16 +203,16 @@ class Trainer:
         step, when = self.progress.global_step, self.schedule
         last = step == when.total_steps
         self.display.step(step)
-        self._read_steps()
+        noting.read_steps(self)
         if last or due(step, when.log_every):
-            self._log()
+            noting.log_step(self)
         evaluate = self.evaluator is not None and (last or due(step, when.evaluate_every))
         if evaluate:
             evaluating.evaluate(self)
         stopping, save = self.questions.ask(step, stop.signal_number is not None)
         save |= evaluate if when.checkpoint_every is None else due(step, when.checkpoint_every)
         if self._finished() and not (last or due(step, when.log_every)):  # stopped early, within a window
-            self._log()
+            noting.log_step(self)
         saved = self._save_if_good(save, must=stopping or self._finished())
         if stopping and not self._finished():
             number = stop.signal_number or 15
@@ -228,53 +226,11 @@ class Trainer:
         self._overdue |= due_now
         if not (self._overdue or must):
             return False
-        self._read_steps(all_steps=True)
+        noting.read_steps(self, all_steps=True)
         if self.progress.bad_in_a_row and not must:
             return False
         self._overdue = False
         return self.save_checkpoint()
-
-    def _read_steps(self, *, all_steps: bool = False) -> None:
-        """Look at the steps whose numbers are there; the host reads those of a GPU a few steps late."""
-        for _, odd in self.guard.read(all_steps=all_steps):
-            skipped = odd is not None and odd.kind != SPIKE
-            self.progress.bad_steps += skipped
-            self.progress.bad_in_a_row = self.progress.bad_in_a_row + 1 if skipped else 0
-            if odd is not None:
-                self.odd_steps.add(odd, self.display.warn)
-                self.odd_steps.check(odd, self.progress.bad_in_a_row)
-
-    def _log(self) -> None:
-        self._read_steps(all_steps=True)
-        means, seconds = self.window.flush()
-        pairs_per_step = self.progress.samples_seen // self.progress.global_step
-        bare = self.accelerator.unwrap_model(self.model)
-        values = {
-            "global_step": self.progress.global_step,
-            "epoch": self.progress.epoch,
-            "samples_seen": self.progress.samples_seen,
-            **means,
-            **self.batches.diagnostics,
-            "bad_steps": self.progress.bad_steps,
-            "logit_scale": bare.logit_scale.exp().item(),
-            "lr": self.scheduler.get_last_lr()[0],
-            "pairs_per_second": pairs_per_step / seconds,
-            "seconds_per_step": seconds,
-        }
-        self.metrics.write(values)
-        self.display.values(values)
-        if warning := few_negatives(values, pairs_per_step):
-            self.display.warn_once("few negatives", warning)
-        self.bad_rows.add(self.new_bad_rows, self.progress.samples_seen)
-        self.new_bad_rows = []
-        for file in self.line_files:
-            if file.problem:
-                self.display.warn(f"{file.problem}; the lines are kept in memory and tried again with the next ones")
-        if means.get("known_positive_share", 0.0) > ALL_KNOWN:
-            raise TrainingError(
-                "every caption of a batch fits every picture of it (same caption or group), so there is nothing to "
-                "tell apart: check data.caption_column and data.group_column"
-            )
 
     @property
     def line_files(self) -> list[LineFile]:
@@ -282,40 +238,9 @@ class Trainer:
         return [self.metrics.file, self.bad_rows.file, self.odd_steps.file]
 
     def save_checkpoint(self) -> bool:
-        """Save everything that a resumed run needs to go on as if nothing had happened.
-
-        Returns:
-            Whether it was written. Where it was not, an older one is there, the user was told, and the run goes on: a
-            disk that is full now may have room at the next one.
-
-        Raises:
-            TrainingError: it was not written, and there is none yet.
-        """
-        self._read_steps(all_steps=True)
-        step = self.progress.global_step
-        self.questions.saved()
-        try:
-            self.checkpointer.save(step, *resuming.state_of(self))
-        except CheckpointFailed as error:
-            last = self.checkpointer.last
-            if last is None:
-                raise TrainingError(
-                    f"the first checkpoint cannot be written: {error}; make room or take --output"
-                ) from error
-            self.display.warn(
-                f"the checkpoint of step {step} cannot be written: {error}; {last.name} is kept, and the run goes on "
-                "and tries again at the next"
-            )
-            return False
-        return True
+        """See `resuming.save`."""
+        return resuming.save(self)
 
     def load_checkpoint(self) -> bool:
         """Go back to the newest whole checkpoint; False where there is none."""
-        path, remarks = self.checkpointer.newest()
-        for remark in remarks:
-            self.display.warn(remark)
-        if path is None:
-            return False
-        shared, own = self.checkpointer.load(path)
-        resuming.restore(self, shared, own)
-        return True
+        return resuming.load(self)
