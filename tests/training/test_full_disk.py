@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 from test_trainer import TinyBatches, lines, make_trainer
 from torch import nn
 
-from mmcontrast.errors import TrainingError, TrainingInterrupted
+from mmcontrast.errors import CheckpointFailed, TrainingError, TrainingInterrupted
 from mmcontrast.training import checkpoint
+from mmcontrast.training.checkpoint import Checkpointer
 from mmcontrast.types import PairBatch
 
 
@@ -107,3 +110,32 @@ def test_a_best_model_that_found_no_room_does_not_count(tmp_path: Path) -> None:
     assert len(warnings) == 1
     assert warnings[0].startswith("the best model so far, of step 8, cannot be saved: No space left on device")
     assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["mean_recall"] == 0.4
+
+
+def _save_twice(rank: int, folder: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    checkpointer = Checkpointer(folder / "checkpoints")
+    checkpointer.save(1, {"world_size": 2}, {"rank": rank})
+    if rank == 1:  # the other one does not see why it should stop
+        checkpoint.write_state = lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device"))
+    try:
+        checkpointer.save(2, {"world_size": 2}, {"rank": rank})
+    except CheckpointFailed as error:
+        (folder / f"said-{rank}").write_text(str(error))
+    shared, own = checkpointer.load(checkpointer.newest()[0] or folder)
+    assert (shared, own) == ({"world_size": 2}, [{"rank": rank}])
+    dist.destroy_process_group()
+
+
+@pytest.mark.timeout(120)
+def test_where_one_process_finds_no_room_all_go_on_together(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    processes = [context.Process(target=_save_twice, args=(rank, tmp_path)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    said = [(tmp_path / f"said-{rank}").read_text() for rank in range(2)]
+    assert said == [f"{tmp_path}/checkpoints: No space left on device"] * 2
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
