@@ -76,11 +76,16 @@ def all_reduce(tensor: Tensor, how: Literal["sum", "max"]) -> Tensor:
 
 def any_rank(flag: bool, device: torch.device) -> bool:
     """Whether `flag` is set on any rank: ranks must stop together or they wait for each other forever."""
+    return any_rank_of([flag], device)[0]
+
+
+def any_rank_of(flags: list[bool], device: torch.device) -> list[bool]:
+    """`any_rank` of several flags at once."""
     if world_size() == 1:
-        return flag
-    value = torch.tensor(float(flag), device=device)
-    dist.all_reduce(value, dist.ReduceOp.MAX)
-    return bool(value.item())
+        return flags
+    values = torch.tensor([float(flag) for flag in flags], device=device)
+    dist.all_reduce(values, dist.ReduceOp.MAX)
+    return [value > 0 for value in values.tolist()]
 
 
 def barrier() -> None:

@@ -33,6 +33,10 @@ class Interrupted(MMContrastError):
         self.exit_code = exit_code
 
 
+class CheckpointFailed(TrainingError):
+    """A checkpoint could not be written (disk full, read-only, ...); those before it are as they were."""
+
+
 class TrainingInterrupted(TrainingError):
     """A signal stopped the run after its state was saved.
 

@@ -73,7 +73,7 @@ def metric_lines(run: Path) -> list[dict[str, Any]]:
 
 def last_weights(run: Path) -> dict[str, torch.Tensor]:
     """Weights of the newest checkpoint."""
-    newest = max((run / "checkpoints").iterdir())
+    newest = max((run / "checkpoints").glob("step-*"))
     weights: dict[str, torch.Tensor] = torch.load(newest / "state.pt", weights_only=True)["model"]
     return weights
 

@@ -8,8 +8,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from mmcontrast import distributed
+from mmcontrast.build.run_lock import RunLock
 from mmcontrast.config import Config, dump_config, load_config
-from mmcontrast.errors import ConfigError, TrainingError
+from mmcontrast.errors import ConfigError, MMContrastError, TrainingError
+from mmcontrast.training.lines import LineFile
 
 # Fields that may change between a run and its continuation: they say how to watch and compute, not what to learn.
 _FREE = (
@@ -17,10 +20,13 @@ _FREE = (
     "evaluation",
     "data.workers",
     "data.pretokenize",
+    "training.checkpoint_every_minutes",
     "training.checkpoint_every_steps",
     "training.early_stopping_patience",
     "training.keep_checkpoints",
     "training.log_every_steps",
+    "training.loss_spike_factor",
+    "training.max_bad_steps",
     "training.trackers",
 )
 
@@ -34,27 +40,51 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.results = self.path / "results.json"
         self.bad_rows = self.path / "bad_rows.jsonl"
+        self.bad_steps = self.path / "bad_steps.jsonl"
         self.report = self.path / "report.html"
         self.model = self.path / "model"
         self.tokenizer = self.path / "tokenizer"
         self.checkpoints = self.path / "checkpoints"
 
-    def prepare(self, config: Config, *, resume: bool, overwrite: bool) -> None:
+    def prepare_together(self, config: Config, lock: RunLock | None, *, resume: bool, overwrite: bool) -> None:
+        """`prepare`, by the first rank; all fail where it does, instead of waiting for it for ever."""
+        problem: MMContrastError | None = None
+        if distributed.rank() == 0:
+            try:
+                self.prepare(config, lock, resume=resume, overwrite=overwrite)
+            except MMContrastError as error:
+                problem = error
+        found = distributed.gather_lists([] if problem is None else [str(problem)])
+        if problem is not None:
+            raise problem
+        if found:
+            raise TrainingError(found[0])
+
+    def prepare(self, config: Config, lock: RunLock | None = None, *, resume: bool, overwrite: bool) -> None:
         """Make the folder and save the resolved config in it.
 
         Raises:
             TrainingError: there is a run already and neither `resume` nor `overwrite` is set, nothing to resume,
-                or the folder cannot be written.
+                another process trains in it, or the folder cannot be written.
             ConfigError: the config differs from that of the run to resume.
         """
+        if resume and not self.config.exists():
+            raise TrainingError(f"--resume: {self.path} holds no run (no config.yaml); leave --resume out to start one")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if lock is not None:
+                lock.acquire()
+        except OSError as error:
+            raise TrainingError(f"output: cannot write to {self.path}: {error.strerror}") from error
         if resume:
             self._check_same(config)
+            self._mend_model()
         elif self._has_begun() and not overwrite:
             raise TrainingError(f"{self.path} holds a run already: pass --resume to go on with it, or another --output")
         elif self.config.exists():
             for old in (self.model, self.tokenizer, self.checkpoints, self.path / "tensorboard"):
                 shutil.rmtree(old, ignore_errors=True)
-            for file in (self.metrics, self.results, self.bad_rows, self.report):
+            for file in (self.metrics, self.results, self.bad_rows, self.bad_steps, self.report):
                 file.unlink(missing_ok=True)
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -69,8 +99,6 @@ class RunFolder:
         return self.config.exists() and (logged or any(self.checkpoints.glob("*")))
 
     def _check_same(self, config: Config) -> None:
-        if not self.config.exists():
-            raise TrainingError(f"--resume: {self.path} holds no run (no config.yaml); leave --resume out to start one")
         before, now = _flat(load_config(self.config).model_dump()), _flat(config.model_dump())
         # The workers of a stream share out its rows: another number of them is another order.
         free = tuple(key for key in _FREE if not (config.data.streaming and key == "data.workers"))
@@ -82,13 +110,21 @@ class RunFolder:
                 "undo the change, or start a new run with another --output"
             )
 
+    def _mend_model(self) -> None:
+        """Finish what a run that was killed while it replaced the best model left undone."""
+        for old in self.path.glob(f".{self.model.name}.*.old"):
+            if not self.model.exists():
+                old.rename(self.model)
+        for leftover in self.path.glob(f".{self.model.name}.*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
     def write_results(self, results: dict[str, Any]) -> None:
         """results.json, whole or not at all."""
         write_text(self.results, json.dumps(results, indent=2, allow_nan=False) + "\n")
 
     def history(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""
-        return [json.loads(line) for line in self.metrics.read_text().splitlines()] if self.metrics.exists() else []
+        return LineFile(self.metrics).read()
 
 
 def write_text(path: Path, text: str) -> None:

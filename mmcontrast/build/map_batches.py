@@ -22,6 +22,8 @@ class MapBatches:
     steps. The sampler ends where a segment does, so that nothing is read ahead by an old plan.
     """
 
+    elastic = True
+
     def __init__(
         self,
         loader: DataLoader[PairItem],

@@ -197,6 +197,11 @@ def precision(setting: str) -> str:
     return {"fp32": "no"}.get(setting, setting)
 
 
+def precision_name(accelerator: Accelerator) -> str:
+    """The precision in the config's words, "auto" resolved."""
+    return "fp32" if accelerator.mixed_precision == "no" else str(accelerator.mixed_precision)
+
+
 def caption_words(source: PairSource | PairStream) -> list[str]:
     """The most frequent words of the captions, in alphabetical order; saved with the model.
 

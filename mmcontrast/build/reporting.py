@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from math import comb
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from mmcontrast.preprocess import decode_image
 from mmcontrast.report import ReportInputs, retrieval_examples, write_report
 from mmcontrast.report.gallery import GalleryPair
 from mmcontrast.report.negatives import NegativesView
+from mmcontrast.training.lines import LineFile
 from mmcontrast.training.log import few_negatives
 from mmcontrast.types import BadRow
 
@@ -38,7 +38,7 @@ def write_run_report(
     zero_shot = None if evaluation is None else evaluation.zero_shot
     if evaluation is not None and source is not None and len(evaluation.data.text_features):
         gallery = _gallery(evaluation, source)
-    bad_rows = [BadRow(**json.loads(line)) for line in folder.bad_rows.read_text().splitlines()]
+    bad_rows = [BadRow(**line) for line in LineFile(folder.bad_rows).read()]
     write_report(
         ReportInputs(
             run_name=folder.path.name,

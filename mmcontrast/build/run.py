@@ -8,31 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from rich.console import Console
-from torch import nn
 
 from mmcontrast import distributed
 from mmcontrast.build import parts
-from mmcontrast.build.batches import MapBatches, StreamBatches, make_batches
+from mmcontrast.build.batches import make_batches
 from mmcontrast.build.folder import RunFolder
 from mmcontrast.build.negatives import negatives_of_run
 from mmcontrast.build.objective import make_judge, make_objective
 from mmcontrast.build.reporting import write_run_report
+from mmcontrast.build.run_lock import RunLock
+from mmcontrast.build.trainer import make_schedule, make_trainer, save_model
 from mmcontrast.build.validation import Validation
-from mmcontrast.config import Config, check_against_data, load_config, total_steps, warmup_steps
+from mmcontrast.config import Config, check_against_data, load_config
 from mmcontrast.data import PairSource, PairStream
+from mmcontrast.errors import TrainingError
 from mmcontrast.evaluation.tasks import Evaluation
 from mmcontrast.models import DualEncoder
-from mmcontrast.models.compiling import compile_towers
 from mmcontrast.report.negatives import NegativesView
-from mmcontrast.training.checkpoint import Checkpointer
-from mmcontrast.training.ema import WeightAverage
-from mmcontrast.training.grad_cache import GradCache, batch_norm_warning
-from mmcontrast.training.log import BadRowLog, MetricsLog, ProgressDisplay
-from mmcontrast.training.objective import ContrastiveObjective
-from mmcontrast.training.optim import adamw, scheduler
-from mmcontrast.training.schedule import Schedule
 from mmcontrast.training.trainer import Trainer
 
 
@@ -68,9 +61,13 @@ def train(
         MMContrastError: in one line, whatever is wrong with config, data, model or training.
     """
     config = config if isinstance(config, Config) else load_config(config)
-    run = prepare(config, console or Console(stderr=True), resume=resume, overwrite=overwrite)
-    run.trainer.fit()
-    return run.finish()
+    lock = RunLock(Path(config.output))
+    try:
+        run = prepare(config, console or Console(stderr=True), lock, resume=resume, overwrite=overwrite)
+        run.trainer.fit()
+        return run.finish()
+    finally:
+        lock.release()
 
 
 @dataclass
@@ -91,8 +88,7 @@ class Run:
         results: dict[str, dict[str, float | None]] = {}
         if distributed.rank() == 0:
             evaluation: Evaluation | None = None
-            if self.validation is None:  # there was nothing to choose by: the last model is the model
-                save_model(trainer.bare_model, self.folder, None)
+            self._save_last()
             best = DualEncoder.from_pretrained(self.folder.model, device=trainer.accelerator.device)
             if self.validation is not None:
                 evaluation = self.validation.evaluate(best)
@@ -107,6 +103,20 @@ class Run:
         distributed.barrier()
         trainer.accelerator.end_training()  # last: it takes the process group down, and with it the ranks
         return Results(self.folder.path, results)
+
+    def _save_last(self) -> None:
+        """The last model, where there was nothing to choose by or no better one could be saved; and all lines."""
+        if self.validation is None or self.trainer.progress.best_metric is None:
+            templates = None if self.validation is None else self.validation.templates
+            try:
+                save_model(self.trainer.bare_model, self.folder, templates)
+            except OSError as error:
+                raise TrainingError(
+                    f"the model cannot be saved in {self.folder.model}: {error.strerror}; make room and go on with "
+                    "--resume"
+                ) from error
+        for file in self.trainer.line_files:
+            file.close()
 
     def _inspect(self, model: DualEncoder) -> NegativesView | None:
         """Who was pushed apart wrongly among the training pairs, for the report; None where that cannot be said."""
@@ -125,16 +135,17 @@ class Run:
         )
 
 
-def save_model(model: nn.Module, folder: RunFolder, templates: list[str] | None) -> None:
-    """RUN/model, by the first rank only."""
-    if distributed.rank() == 0:
-        assert isinstance(model, DualEncoder)
-        model.templates = templates
-        model.save_pretrained(folder.model)
+def prepare(
+    config: Config, console: Console, lock: RunLock | None = None, *, resume: bool = False, overwrite: bool = False
+) -> Run:
+    """Open the data, build the model and put the trainer together; nothing is trained yet.
 
-
-def prepare(config: Config, console: Console, *, resume: bool = False, overwrite: bool = False) -> Run:
-    """Open the data, build the model and put the trainer together; nothing is trained yet."""
+    Args:
+        config: of the run.
+        console: where progress is shown.
+        lock: of the run's folder, taken before anything in it is touched.
+        resume, overwrite: see `train`.
+    """
     folder = RunFolder(config.output)
     accelerator = parts.make_accelerator(config, folder.path)
     source = parts.open_pair_stream(config) if config.data.streaming else parts.open_pairs(config, config.data.train)
@@ -151,9 +162,7 @@ def prepare(config: Config, console: Console, *, resume: bool = False, overwrite
         world_size=accelerator.num_processes,
     )
     validation = None if held_out is None else Validation(held_out, config)
-    if distributed.rank() == 0:
-        folder.prepare(config, resume=resume, overwrite=overwrite)
-    distributed.barrier()
+    folder.prepare_together(config, lock, resume=resume, overwrite=overwrite)
     model = parts.make_model(config, source, folder.tokenizer)
     schedule = make_schedule(config, num_items)
     objective = make_objective(config, model, accelerator.device, source)
@@ -185,73 +194,3 @@ def facts(model: DualEncoder, source: PairSource | PairStream) -> dict[str, str]
         "image tower": f"{sizes['image_encoder'] / 1e6:.2f} M",
         "text tower": f"{sizes['text_encoder'] / 1e6:.2f} M",
     }
-
-
-def make_schedule(config: Config, num_items: int | None) -> Schedule:
-    """Epochs to steps; a stream (None items) counts in steps only."""
-    training, evaluation = config.training, config.evaluation
-    steps_per_epoch = (num_items or 0) // training.global_batch_size
-    by_epochs = (evaluation.every_epochs or 0) * steps_per_epoch
-    return Schedule(
-        total_steps=total_steps(config, num_items or 0),
-        log_every=training.log_every_steps,
-        evaluate_every=evaluation.every_steps or by_epochs or None,
-        checkpoint_every=training.checkpoint_every_steps,
-        patience=training.early_stopping_patience,
-    )
-
-
-def make_trainer(
-    config: Config,
-    folder: RunFolder,
-    accelerator: Accelerator,
-    model: DualEncoder,
-    objective: ContrastiveObjective,
-    batches: MapBatches | StreamBatches,
-    validation: Validation | None,
-    schedule: Schedule,
-    console: Console,
-) -> Trainer:
-    """The trainer of a run, ready to `fit`."""
-    training = config.training
-    model = model.to(accelerator.device)
-    average = WeightAverage(model, training.ema_decay) if training.ema_decay else None
-    if training.compile:
-        compile_towers(model)
-    optimizer = adamw(
-        model,
-        learning_rate=training.learning_rate,
-        weight_decay=training.weight_decay,
-        betas=(training.beta1, training.beta2),
-    )
-    templates = None if validation is None else validation.templates
-    prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
-    accelerator.init_trackers("mmcontrast")
-    display = ProgressDisplay(schedule.total_steps, console)
-    micro, share = training.micro_batch_size, training.global_batch_size // distributed.world_size()
-    if micro and (warning := batch_norm_warning(model, micro, share)):
-        display.warn_once("batch norm", warning)
-    return Trainer(
-        model=prepared,
-        objective=objective,
-        batches=batches,
-        optimizer=prepared_optimizer,
-        scheduler=scheduler(
-            prepared_optimizer,
-            warmup_steps=warmup_steps(config, schedule.total_steps),
-            total_steps=schedule.total_steps,
-            schedule=training.schedule,
-        ),
-        accelerator=accelerator,
-        schedule=schedule,
-        checkpointer=Checkpointer(folder.checkpoints, training.keep_checkpoints),
-        metrics=MetricsLog(folder.metrics, accelerator),
-        bad_rows=BadRowLog(folder.bad_rows, config.data.max_bad_row_share, batches.num_rows),
-        display=display,
-        evaluator=validation,
-        best_metric=config.evaluation.best_metric,
-        save_best=lambda best: save_model(best, folder, templates),
-        clip_norm=training.gradient_clip_norm,
-        average=average,
-        grad_cache=GradCache(prepared, accelerator, micro) if micro else None,
-    )

@@ -26,6 +26,8 @@ class StreamBatches:
     With guidance, `POOL` batches at a time are put together anew.
     """
 
+    elastic = False  # the rows are dealt out to the processes and their workers
+
     def __init__(self, loader: DataLoader[PairItem], dataset: StreamDataset, guidance: Guidance | None = None) -> None:
         self.loader = loader
         self.dataset = dataset

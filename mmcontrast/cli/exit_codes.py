@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from mmcontrast.errors import MMContrastError
 
 UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
+_NO_MEMORY = ("can't allocate memory", "not enough memory")  # torch, on a CPU
 
 
 class Interrupted(MMContrastError):
@@ -68,9 +69,9 @@ def explain(error: Exception) -> int:
         code, lines = getattr(error, "exit_code", 2), [f"{error.format_message()} (see --help)"]
     elif isinstance(error, OSError) and error.strerror:
         lines = [f"{error.filename}: {error.strerror}" if error.filename else error.strerror]
-    elif type(error).__name__ == "OutOfMemoryError":
+    elif type(error).__name__ in ("OutOfMemoryError", "MemoryError") or any(text in lines[0] for text in _NO_MEMORY):
         lines = [
-            "the GPU's memory is full: set training.micro_batch_size or training.gradient_checkpointing, or lower "
+            "memory is full: set training.micro_batch_size or training.gradient_checkpointing, or lower "
             "training.global_batch_size (evaluate, embed: --batch-size)"
         ]
     else:

@@ -208,8 +208,14 @@ class TrainingConfig(Section):
     """Evaluate and save a moving average of the weights with this decay a step; null has none."""
     checkpoint_every_steps: Count | None = None
     """Also save a state to resume from every so many steps; null saves it at each evaluation and at the end."""
+    checkpoint_every_minutes: Positive | None = None
+    """Also save a state to resume from whenever so much time has passed since the last one; null goes by steps only."""
     keep_checkpoints: Count = 2
-    """Latest checkpoints that are kept."""
+    """Latest whole checkpoints that are kept; one that is found damaged makes the run go on from the one before."""
+    max_bad_steps: Count = 3
+    """Stop after so many steps in a row with a loss or gradient that is not finite; fewer are skipped and listed."""
+    loss_spike_factor: Annotated[float, Field(gt=1)] | None = 3.0
+    """Warn of, and list, a step whose loss is so many times the median of the last 64; null never does."""
     log_every_steps: Count = 10
     """Steps between lines of metrics.jsonl."""
     trackers: list[Text] = ["tensorboard"]

@@ -131,10 +131,10 @@ class Calibrator:
         return self._steps >= 2 * REFIT_EVERY
 
     def observe(self, positives: Tensor, unlabelled: Tensor, *, held_out: bool = False) -> None:
-        """Keep the signals of (p, width) matching pairs and (u, width) pairs as they come."""
+        """Keep the signals of (p, width) matching pairs and (u, width) pairs as they come, if they are finite."""
         prefix = "held_" if held_out else ""
-        self._rings[f"{prefix}positives"].add(positives.detach())
-        self._rings[f"{prefix}unlabelled"].add(unlabelled.detach())
+        for kind, rows in (("positives", positives.detach()), ("unlabelled", unlabelled.detach())):
+            self._rings[f"{prefix}{kind}"].add(rows[torch.isfinite(rows).all(dim=1)])
 
     def observe_known(self, share: float) -> None:
         """Keep a running mean of the share of pairs that captions or groups show to match; it caps the prior."""

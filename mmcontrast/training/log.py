@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -17,6 +16,7 @@ from rich.progress import TimeRemainingColumn as Eta
 
 from mmcontrast import distributed
 from mmcontrast.errors import DataError
+from mmcontrast.training.lines import LineFile
 from mmcontrast.types import BadRow
 
 _MIN_ROWS_FOR_LIMIT = 100
@@ -42,25 +42,22 @@ class MetricsLog:
     """Appends one JSON object a line, only on the first rank; also feeds Accelerate's trackers."""
 
     def __init__(self, path: Path, accelerator: Accelerator) -> None:
-        self.path = path
+        self.file = LineFile(path)
         self.accelerator = accelerator
 
     def rewind(self, step: int) -> None:
         """Drop lines after `step`: a resumed run writes them again."""
-        if distributed.rank() == 0 and self.path.exists():
-            lines = self.path.read_text().splitlines(keepends=True)
-            # A line without its newline was cut off by a crash.
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["global_step"] <= step]
-            self.path.write_text("".join(kept))
+        if distributed.rank() == 0:
+            self.file.keep(lambda line: bool(line["global_step"] <= step))
 
     def write(self, values: dict[str, Any]) -> None:
         """One line; NaN and infinity become null, since JSON knows neither."""
         step = values["global_step"]
         self.accelerator.log({k: v for k, v in values.items() if isinstance(v, int | float)}, step=step)
         if distributed.rank() == 0:
-            clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-            with self.path.open("a") as file:
-                file.write(json.dumps(clean) + "\n")
+            self.file.append(
+                [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}]
+            )
 
 
 class BadRowLog:
@@ -73,14 +70,14 @@ class BadRowLog:
     """
 
     def __init__(self, path: Path, max_share: float, num_rows: int | None) -> None:
-        self.path = path
+        self.file = LineFile(path)
         self.max_share = max_share
         self.num_rows = num_rows
-        self.known: set[tuple[str, int]] = set()
         self.left_out: set[tuple[str, int]] = set()
-        if path.exists():
-            rows = [json.loads(line) for line in path.read_text().splitlines()]
-            self.known = {(row["source"], row["row"]) for row in rows}
+        if distributed.rank() == 0:
+            self.file.keep(lambda _: True)  # but for a line that a crash cut off
+        distributed.barrier()
+        self.known: set[tuple[str, int]] = {(row["source"], row["row"]) for row in self.file.read()}
 
     def leave_out(self, rows: Sequence[BadRow]) -> None:
         """List rows that were known to be bad before training; the steps never see them, so they count in no share."""
@@ -105,12 +102,11 @@ class BadRowLog:
         if seen >= min(_MIN_ROWS_FOR_LIMIT, self.num_rows or _MIN_ROWS_FOR_LIMIT) and bad > self.max_share * seen:
             raise DataError(
                 f"{bad} of the {seen} rows seen so far are bad, over the limit of {self.max_share:.0%}: "
-                f"see {self.path}, mend the data or raise data.max_bad_row_share"
+                f"see {self.file.path}, mend the data or raise data.max_bad_row_share"
             )
 
     def _list(self, rows: Iterable[BadRow]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
+        self.file.append(asdict(row) for row in rows)
 
 
 class ProgressDisplay:
@@ -160,10 +156,15 @@ class ProgressDisplay:
                 soft_wrap=True,
             )
 
-    def warn_once(self, kind: str, message: str) -> None:
-        """A line about something that goes on, the first time of its kind only."""
-        if self.visible and kind not in self._warned:
+    def warn(self, message: str) -> None:
+        """A line about something that goes on."""
+        if self.visible:
             self.console.print(f"[yellow]warning:[/] {escape(message)}", highlight=False, soft_wrap=True)
+
+    def warn_once(self, kind: str, message: str) -> None:
+        """The same, the first time of its kind only."""
+        if kind not in self._warned:
+            self.warn(message)
         self._warned.add(kind)
 
     def evaluation(self, step: int, metrics: dict[str, float | None], watched: str, best: bool) -> None:

@@ -21,6 +21,8 @@ class Progress:
         best_metric: best value of the watched metric so far, or None.
         best_step: step of that value.
         evaluations_without_gain: since then.
+        bad_steps: steps that were skipped because their loss or gradient was not finite.
+        bad_in_a_row: of them, the last ones without a good step since.
     """
 
     global_step: int = 0
@@ -30,6 +32,8 @@ class Progress:
     best_metric: float | None = None
     best_step: int = 0
     evaluations_without_gain: int = 0
+    bad_steps: int = 0
+    bad_in_a_row: int = 0
 
 
 class EpochBatches(Protocol):
@@ -37,9 +41,11 @@ class EpochBatches(Protocol):
 
     Attributes:
         diagnostics: numbers about how batches are composed, for the log.
+        elastic: whether any number of processes gets the same global batches.
     """
 
     diagnostics: dict[str, float]
+    elastic: bool
 
     def epoch(self, epoch: int, start_batch: int) -> Iterator[PairBatch]:
         """This rank's share of each global batch."""
@@ -65,6 +71,7 @@ class Schedule:
         checkpoint_every: steps between checkpoints, or None for one at each evaluation; interruptions and the end
             always save one.
         patience: evaluations without gain before the run stops early, or None.
+        checkpoint_minutes: a checkpoint is also saved when so much time has passed since the last one, or None.
     """
 
     total_steps: int
@@ -72,6 +79,7 @@ class Schedule:
     evaluate_every: int | None = None
     checkpoint_every: int | None = None
     patience: int | None = None
+    checkpoint_minutes: float | None = None
 
 
 def due(step: int, every: int | None) -> bool:

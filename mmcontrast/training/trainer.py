@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable
-from dataclasses import asdict
-from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from mmcontrast import distributed
 from mmcontrast.errors import TrainingError, TrainingInterrupted
-from mmcontrast.training.checkpoint import Checkpointer, rng_state, set_rng_state
+from mmcontrast.training import evaluating, noting, resuming
+from mmcontrast.training.asking import RankQuestions
+from mmcontrast.training.checkpoint import Checkpointer
 from mmcontrast.training.ema import WeightAverage
 from mmcontrast.training.grad_cache import GradCache
-from mmcontrast.training.log import BadRowLog, MetricsLog, ProgressDisplay, few_negatives
+from mmcontrast.training.guard import StepGuard
+from mmcontrast.training.lines import LineFile
+from mmcontrast.training.log import BadRowLog, MetricsLog, ProgressDisplay
+from mmcontrast.training.memory import reworded, smaller_chunks
 from mmcontrast.training.objective import ContrastiveObjective, ObjectiveOutput
+from mmcontrast.training.odd_steps import OddStepLog
 from mmcontrast.training.schedule import EpochBatches, Progress, Schedule, due
 from mmcontrast.training.signals import StopRequest, stop_on_signals
 from mmcontrast.training.window import StepWindow
 from mmcontrast.types import BadRow, Features, PairBatch
 
 Evaluator = Callable[[nn.Module], dict[str, float | None]]
-
-
-ALL_KNOWN = 0.999
-ASK_RANKS_EVERY = 5
-"""Steps between two times that the ranks ask each other whether to stop: the answer waits for their devices."""
 
 
 class Trainer:
@@ -48,6 +45,7 @@ class Trainer:
         clip_norm: of the gradient, or None.
         average: moving average of the weights; then the average is evaluated and kept.
         grad_cache: for batches that the device cannot take at once, or None.
+        spike_factor: see `StepGuard`.
     """
 
     def __init__(
@@ -63,6 +61,7 @@ class Trainer:
         checkpointer: Checkpointer,
         metrics: MetricsLog,
         bad_rows: BadRowLog,
+        odd_steps: OddStepLog,
         display: ProgressDisplay,
         evaluator: Evaluator | None,
         best_metric: str,
@@ -70,6 +69,7 @@ class Trainer:
         clip_norm: float | None = 1.0,
         average: WeightAverage | None = None,
         grad_cache: GradCache | None = None,
+        spike_factor: float | None = None,
     ) -> None:
         self.model = model
         self.objective = objective
@@ -81,6 +81,7 @@ class Trainer:
         self.checkpointer = checkpointer
         self.metrics = metrics
         self.bad_rows = bad_rows
+        self.odd_steps = odd_steps
         self.display = display
         self.evaluator = evaluator
         self.best_metric = best_metric
@@ -88,9 +89,17 @@ class Trainer:
         self.clip_norm = clip_norm
         self.average = average
         self.grad_cache = grad_cache
+        self.guard = StepGuard(
+            accelerator.unwrap_model(model),
+            optimizer,
+            scaled=accelerator.scaler is not None,
+            spike_factor=spike_factor,
+        )
+        self.questions = RankQuestions(accelerator.device, schedule.checkpoint_minutes)
         self.progress = Progress()
-        self._window = StepWindow()
-        self._new_bad_rows: list[BadRow] = []
+        self.window = StepWindow()
+        self.new_bad_rows: list[BadRow] = []
+        self._overdue = False  # a checkpoint that was due amid bad steps
 
     @property
     def bare_model(self) -> nn.Module:
@@ -102,13 +111,18 @@ class Trainer:
 
         Raises:
             TrainingInterrupted: SIGINT or SIGTERM came; a checkpoint was saved.
-            TrainingError: the loss is not finite, or the data gave no batch.
+            TrainingError: too many steps in a row were not finite, memory is full, the first checkpoint could not be
+                written, or the data gave no batch.
         """
         with stop_on_signals() as stop, self.display:
             while not self._finished():
                 start = self.progress.batch_in_epoch
                 for batch in self.batches.epoch(self.progress.epoch, start):
-                    self.step(batch)
+                    try:
+                        self.step(batch)
+                    except (RuntimeError, MemoryError) as error:
+                        micro = None if self.grad_cache is None else self.grad_cache.micro_batch_size
+                        raise reworded(error, smaller_chunks(len(batch), micro)) from error
                     self._after_step(stop)
                     if self._finished():
                         return self.progress
@@ -124,31 +138,47 @@ class Trainer:
         return stalled or self.progress.global_step >= self.schedule.total_steps
 
     def step(self, batch: PairBatch) -> None:
-        """One optimiser step on this rank's share of a global batch."""
+        """One optimiser step on this rank's share of a global batch; one that would spoil the weights is skipped."""
         self.model.train()
-        bad_rows, truncated = batch.bad_rows, batch.truncated
+        host_batch = batch
+        bare = self.accelerator.unwrap_model(self.model)
         batch = batch.to(self.accelerator.device, images=self.grad_cache is None)
         self.objective.progress = self.progress.global_step / self.schedule.total_steps
+        self.guard.begin()
         output = self._backward(batch)
-        observed = {"loss": output.loss.detach(), **output.diagnostics}
+        norm = self._gradient_norm()
+        loss, good = self.guard.judge(output.loss, norm)
+        rate = float(self.scheduler.get_last_lr()[0])
+        self.guard.note(self.progress.global_step + 1, host_batch, rate, loss, norm, bare.logit_scale.exp(), good)
+        observed = {"loss": output.loss, **output.diagnostics}
         if self.clip_norm is not None:
-            observed["grad_norm"] = self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+            observed["grad_norm"] = norm
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad()
-        self.accelerator.unwrap_model(self.model).clamp_logit_scale()
+        bare.clamp_logit_scale()
         if self.average:
-            self.average.update(self.accelerator.unwrap_model(self.model))
+            self.average.update(bare)
         # Filled there, not copied there: a copy would wait until the device has done the whole step.
-        observed["truncated_share"] = torch.full((), truncated / len(batch), device=self.accelerator.device)
-        self._window.add(observed)
-        self._new_bad_rows += bad_rows
+        share = host_batch.truncated / len(batch)
+        observed["truncated_share"] = torch.full((), share, device=self.accelerator.device)
+        self.window.add(observed, good)
+        self.new_bad_rows += host_batch.bad_rows
         self.progress.global_step += 1
         self.progress.batch_in_epoch += 1
         self.progress.samples_seen += len(batch) * distributed.world_size()
 
+    def _gradient_norm(self) -> Tensor:
+        """Length of the whole gradient, a scalar on the device; longer ones are clipped."""
+        if self.clip_norm is not None:
+            norm: Tensor = self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+            return norm
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        return nn.utils.get_total_norm(gradients)
+
     def _backward(self, batch: PairBatch) -> ObjectiveOutput:
         def objective(features: Features) -> ObjectiveOutput:
+            self.guard.features(features)
             return self.objective(features, batch, self._sibling_text(batch))
 
         if self.grad_cache is not None:
@@ -158,7 +188,7 @@ class Trainer:
         return output
 
     @torch.no_grad()
-    def _sibling_text(self, batch: PairBatch) -> torch.Tensor | None:
+    def _sibling_text(self, batch: PairBatch) -> Tensor | None:
         """Features of the batch's further captions, under the same dropout as the others."""
         if batch.sibling_ids is None or not self.objective.learns:
             return None
@@ -173,125 +203,44 @@ class Trainer:
         step, when = self.progress.global_step, self.schedule
         last = step == when.total_steps
         self.display.step(step)
+        noting.read_steps(self)
         if last or due(step, when.log_every):
-            self._log()
+            noting.log_step(self)
         evaluate = self.evaluator is not None and (last or due(step, when.evaluate_every))
         if evaluate:
-            self._evaluate()
-        stopping = self._stopping(stop)
-        save = evaluate if when.checkpoint_every is None else due(step, when.checkpoint_every)
+            evaluating.evaluate(self)
+        stopping, save = self.questions.ask(step, stop.signal_number is not None)
+        save |= evaluate if when.checkpoint_every is None else due(step, when.checkpoint_every)
         if self._finished() and not (last or due(step, when.log_every)):  # stopped early, within a window
-            self._log()
-        if save or stopping or self._finished():
-            self.save_checkpoint()
+            noting.log_step(self)
+        saved = self._save_if_good(save, must=stopping or self._finished())
         if stopping and not self._finished():
             number = stop.signal_number or 15
+            state = "the checkpoint is saved" if saved else f"the last checkpoint is {self.checkpointer.last}"
             raise TrainingInterrupted(
-                f"stopped by signal {number} after step {step}; the checkpoint is saved, go on with --resume",
-                exit_code=128 + number,
+                f"stopped by signal {number} after step {step}; {state}, go on with --resume", exit_code=128 + number
             )
 
-    def _stopping(self, stop: StopRequest) -> bool:
-        """Whether any rank was told to stop; a rank that is not alone asks the others only every few steps."""
-        if distributed.world_size() > 1 and not due(self.progress.global_step, ASK_RANKS_EVERY):
+    def _save_if_good(self, due_now: bool, *, must: bool) -> bool:
+        """Save a checkpoint that is due, but not amid bad steps: spoilt weights would push the good ones out."""
+        self._overdue |= due_now
+        if not (self._overdue or must):
             return False
-        return distributed.any_rank(stop.signal_number is not None, self.accelerator.device)
+        noting.read_steps(self, all_steps=True)
+        if self.progress.bad_in_a_row and not must:
+            return False
+        self._overdue = False
+        return self.save_checkpoint()
 
-    def _log(self) -> None:
-        means, seconds = self._window.flush()
-        pairs_per_step = self.progress.samples_seen // self.progress.global_step
-        bare = self.accelerator.unwrap_model(self.model)
-        values = {
-            "global_step": self.progress.global_step,
-            "epoch": self.progress.epoch,
-            "samples_seen": self.progress.samples_seen,
-            **means,
-            **self.batches.diagnostics,
-            "logit_scale": bare.logit_scale.exp().item(),
-            "lr": self.scheduler.get_last_lr()[0],
-            "pairs_per_second": pairs_per_step / seconds,
-            "seconds_per_step": seconds,
-        }
-        self.metrics.write(values)
-        self.display.values(values)
-        if warning := few_negatives(values, pairs_per_step):
-            self.display.warn_once("few negatives", warning)
-        self.bad_rows.add(self._new_bad_rows, self.progress.samples_seen)
-        self._new_bad_rows = []
-        self._check_finite(means["loss"])
-        if means.get("known_positive_share", 0.0) > ALL_KNOWN:
-            raise TrainingError(
-                "every caption of a batch fits every picture of it (same caption or group), so there is nothing to "
-                "tell apart: check data.caption_column and data.group_column"
-            )
+    @property
+    def line_files(self) -> list[LineFile]:
+        """The files that grow with the run."""
+        return [self.metrics.file, self.bad_rows.file, self.odd_steps.file]
 
-    def _check_finite(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss} at step {self.progress.global_step}: lower training.learning_rate "
-                "or use training.precision fp32; the last checkpoint is from before"
-            )
-
-    def _evaluate(self) -> None:
-        assert self.evaluator is not None
-        start = time.perf_counter()
-        # Every rank evaluates: the numbers agree, so nobody has to be told the decision that follows from them.
-        values = self.evaluator(self.bare_model)
-        metric = values.get(self.best_metric)
-        if metric is None:
-            raise TrainingError(
-                f"evaluation.best_metric: no metric {self.best_metric!r} was computed; there are {', '.join(values)}"
-            )
-        better = self.progress.best_metric is None or metric > self.progress.best_metric
-        if better:
-            self.progress.best_metric, self.progress.best_step = metric, self.progress.global_step
-            self.save_best(self.bare_model)
-        self.progress.evaluations_without_gain = 0 if better else self.progress.evaluations_without_gain + 1
-        names = ("global_step", "epoch", "samples_seen")
-        line = {name: getattr(self.progress, name) for name in names} | {"split": "validation"}
-        # TASK.METRIC is how configs name a metric; lines of the log carry the metric's own name.
-        self.metrics.write(line | {name.partition(".")[2]: value for name, value in values.items()})
-        self.display.evaluation(self.progress.global_step, values, self.best_metric, better)
-        self._window.exclude(time.perf_counter() - start)
-
-    def save_checkpoint(self) -> None:
-        """Everything that a resumed run needs to go on as if nothing had happened."""
-        self._check_finite(self._window.total("loss"))
-        shared: dict[str, Any] = {
-            "progress": asdict(self.progress),
-            "world_size": distributed.world_size(),
-            "model": self.accelerator.unwrap_model(self.model).state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "objective": self.objective.state_dict(),
-            "batches": self.batches.state_dict(),
-        }
-        if self.average:
-            shared["average"] = {"model": self.average.model.state_dict(), "steps": self.average.steps}
-        own: dict[str, Any] = {
-            "rng": rng_state(),
-            "window": self._window.state_dict(),
-            "bad_rows": [asdict(row) for row in self._new_bad_rows],
-        }
-        self.checkpointer.save(self.progress.global_step, shared, own)
+    def save_checkpoint(self) -> bool:
+        """See `resuming.save`."""
+        return resuming.save(self)
 
     def load_checkpoint(self) -> bool:
-        """Go back to the newest checkpoint; False where there is none."""
-        checkpoints = self.checkpointer.all()
-        if not checkpoints:
-            return False
-        shared, own = self.checkpointer.load(checkpoints[-1])
-        self.progress = Progress(**shared["progress"])
-        self.accelerator.unwrap_model(self.model).load_state_dict(shared["model"])
-        self.optimizer.load_state_dict(shared["optimizer"])
-        self.scheduler.load_state_dict(shared["scheduler"])
-        self.objective.load_state_dict(shared["objective"])
-        self.batches.load_state_dict(shared["batches"])
-        if self.average:
-            self.average.model.load_state_dict(shared["average"]["model"])
-            self.average.steps = shared["average"]["steps"]
-        self._window.load_state_dict(own["window"], self.accelerator.device)
-        self._new_bad_rows = [BadRow(**row) for row in own["bad_rows"]]
-        set_rng_state(own["rng"])
-        self.metrics.rewind(self.progress.global_step)
-        return True
+        """Go back to the newest whole checkpoint; False where there is none."""
+        return resuming.load(self)

@@ -81,7 +81,12 @@ def test_two_processes_train_what_one_trains(
 def test_only_the_first_process_writes_and_speaks(two: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     run, finished = two
     checkpoint = max((run / "checkpoints").iterdir())
-    assert sorted(path.name for path in checkpoint.iterdir()) == ["rank-0.pt", "rank-1.pt", "state.pt"]
+    assert sorted(path.name for path in checkpoint.iterdir()) == [
+        "manifest.json",
+        "rank-0.pt",
+        "rank-1.pt",
+        "state.pt",
+    ]
     steps = [line["global_step"] for line in metric_lines(run) if "split" not in line]
     assert steps == sorted(set(steps))
     assert finished.stderr.count("report.html") == 1, finished.stderr

@@ -431,7 +431,11 @@ def test_config_may_be_a_file_or_a_mapping(tmp_path: Path, monkeypatch: pytest.M
             ConfigError,
             "among 5",
         ),
-        (["training.learning_rate=1e30", "training.gradient_clip_norm=null"], TrainingError, "the loss is nan"),
+        (
+            ["training.learning_rate=1e30", "training.gradient_clip_norm=null", "training.max_bad_steps=2"],
+            TrainingError,
+            "2 steps in a row, up to step 3, .*learning rate 2.5e[+]29.*fp32.*: lower training.learning_rate;",
+        ),
     ],
     ids=lambda value: value[0].partition("=")[0] if isinstance(value, list) else "",
 )

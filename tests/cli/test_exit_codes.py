@@ -55,7 +55,15 @@ class OutOfMemoryError(RuntimeError):
             OutOfMemoryError("tried to allocate"),
             1,
             [
-                "error: the GPU's memory is full: set training.micro_batch_size or training.gradient_checkpointing, "
+                "error: memory is full: set training.micro_batch_size or training.gradient_checkpointing, "
+                "or lower training.global_batch_size (evaluate, embed: --batch-size)"
+            ],
+        ),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+            1,
+            [
+                "error: memory is full: set training.micro_batch_size or training.gradient_checkpointing, "
                 "or lower training.global_batch_size (evaluate, embed: --batch-size)"
             ],
         ),

@@ -15,7 +15,7 @@ from test_trainer import TinyBatches, make_trainer
 
 from mmcontrast import distributed
 from mmcontrast.errors import TrainingInterrupted
-from mmcontrast.training.trainer import ASK_RANKS_EVERY
+from mmcontrast.training.asking import ASK_RANKS_EVERY
 from mmcontrast.types import PairBatch
 
 

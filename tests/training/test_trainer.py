@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,11 +20,13 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmcontrast.errors import DataError, TrainingError, TrainingInterrupted
+from mmcontrast.training import noting
 from mmcontrast.training.checkpoint import Checkpointer
 from mmcontrast.training.ema import WeightAverage
 from mmcontrast.training.grad_cache import GradCache
 from mmcontrast.training.log import BadRowLog, MetricsLog, ProgressDisplay, few_negatives
 from mmcontrast.training.objective import ContrastiveObjective
+from mmcontrast.training.odd_steps import OddStepLog
 from mmcontrast.training.optim import adamw, scheduler
 from mmcontrast.training.schedule import Schedule
 from mmcontrast.training.trainer import Trainer
@@ -53,10 +56,11 @@ class TinyEncoder(nn.Module):
 class TinyBatches:
     """Epoch e, batch k, is a function of (e, k), as in the real thing."""
 
-    def __init__(self, bad_rows: int = 0, poison_at: int | None = None) -> None:
+    def __init__(self, bad_rows: int = 0, poison: tuple[int, ...] = ()) -> None:
         self.bad_rows = bad_rows
-        self.poison_at = poison_at
+        self.poison = poison
         self.diagnostics: dict[str, float] = {}
+        self.elastic = True
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -73,7 +77,7 @@ class TinyBatches:
             empty = torch.zeros(4, dtype=torch.long)
             batch = PairBatch(image, ids, torch.ones_like(ids), key, key, key[:, None], empty, empty)
             batch.bad_rows = [BadRow("toy", 1000 * epoch + 10 * k + i, "torn") for i in range(self.bad_rows)]
-            if self.poison_at == k:
+            if BATCHES_PER_EPOCH * epoch + k + 1 in self.poison:  # steps
                 batch.image = torch.full((4, 3, 2, 2), float("nan"))
             yield batch
 
@@ -93,6 +97,9 @@ def make_trainer(folder: Path, *, batches: Any = None, steps: int = 12, **option
     micro: int | None = options.pop("micro", None)
     model, optimizer = accelerator.prepare(model, optimizer)
     evaluator: Callable[[nn.Module], dict[str, float | None]] | None = options.pop("evaluator", None)
+    max_bad: int = options.pop("max_bad", 3)
+    spike_factor: float | None = options.pop("spike_factor", None)
+    clip_norm: float | None = options.pop("clip_norm", 1.0)
     return Trainer(
         model=model,
         objective=ContrastiveObjective(),
@@ -104,11 +111,14 @@ def make_trainer(folder: Path, *, batches: Any = None, steps: int = 12, **option
         checkpointer=Checkpointer(folder / "checkpoints", keep=10),
         metrics=MetricsLog(folder / "metrics.jsonl", accelerator),
         bad_rows=BadRowLog(folder / "bad_rows.jsonl", 0.05, None),
+        odd_steps=OddStepLog(folder / "bad_steps.jsonl", max_bad, "fp32"),
         display=ProgressDisplay(steps, Console(quiet=True)),
         evaluator=evaluator,
         best_metric="retrieval.mean_recall",
         save_best=lambda m: torch.save(m.state_dict(), folder / "best.pt"),
+        clip_norm=clip_norm,
         average=average,
+        spike_factor=spike_factor,
         grad_cache=GradCache(model, accelerator, micro) if micro else None,
     )
 
@@ -142,9 +152,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, stop_at: int, 
     first.schedule = Schedule(stop_at + 1, log_every=3, checkpoint_every=stop_at)  # runs on, then "dies"
     first.fit()
     for late in (tmp_path / "parts" / "checkpoints").glob(f"step-{stop_at + 1:08d}"):
-        (late / "state.pt").unlink()
-        (late / "rank-0.pt").unlink()
-        late.rmdir()
+        shutil.rmtree(late)
     second = make_trainer(tmp_path / "parts", ema=ema, micro=micro)
     assert second.load_checkpoint()
     assert second.progress.global_step == stop_at
@@ -194,18 +202,6 @@ def test_signals_finish_the_step_and_save(tmp_path: Path, number: int, code: int
     assert (tmp_path / "checkpoints" / "step-00000007").is_dir()
 
 
-def test_non_finite_loss_stops_before_a_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"the loss is nan at step 5.*learning_rate"):
-        make_trainer(tmp_path, batches=TinyBatches(poison_at=4), checkpoint_every=5, log_every=6).fit()
-    assert not list((tmp_path / "checkpoints").glob("*"))
-
-
-def test_json_has_no_nan(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="the loss is nan at step 6"):
-        make_trainer(tmp_path, batches=TinyBatches(poison_at=4), checkpoint_every=60, log_every=6).fit()
-    assert lines(tmp_path)[0]["loss"] is None
-
-
 def test_too_many_bad_rows_stop_the_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"bad, over the limit of 5%.*max_bad_row_share"):
         make_trainer(tmp_path, batches=TinyBatches(bad_rows=1), steps=60).fit()
@@ -238,14 +234,6 @@ def test_early_stopping_logs_its_open_window(tmp_path: Path) -> None:
     ).fit()
     logged = [line["global_step"] for line in lines(tmp_path) if "split" not in line]
     assert logged == [3, 6, 8]
-
-
-def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
-    make_trainer(tmp_path, steps=4).fit()
-    path = tmp_path / "checkpoints" / "step-00000004" / "state.pt"
-    torch.save(torch.load(path) | {"world_size": 2}, path)
-    with pytest.raises(TrainingError, match="was written by 2 processes: resume with as many"):
-        make_trainer(tmp_path).load_checkpoint()
 
 
 def test_no_batch_is_an_error(tmp_path: Path) -> None:
@@ -285,7 +273,7 @@ def test_a_step_reads_no_value(tmp_path: Path) -> None:
     with ReadValues() as read:
         trainer.step(second)
         assert read.count == 0
-        trainer._log()
+        noting.log_step(trainer)
         assert read.count > 0  # the counter counts
 
 

@@ -1,0 +1,160 @@
+"""A run that goes on with another number of processes: the same global batches, the same losses but for rounding."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_runs import metric_lines, tiny_config, train
+
+from mmcontrast import distributed
+from mmcontrast.config import Config
+from mmcontrast.errors import TrainingError
+from mmcontrast.training.checkpoint import Checkpointer
+from mmcontrast.training.manifest import write_state
+from mmcontrast.training.trainer import Trainer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+# As in test_distributed_run: no batch norm, no dropout. At the checkpoint of step 8, the second epoch is being carried
+# out as clusters planned it, and a window of the log is open.
+OVERRIDES = (
+    "model.image={library: open_clip, image_size: 32, kwargs: {width: 32, layers: 1, head_width: 16, patch_size: 8}}",
+    "model.text.dropout=0",
+    "training.epochs=2",
+    "training.log_every_steps=3",
+    "training.checkpoint_every_steps=4",
+    "negatives.cluster={share: 0.25, start: 0.4, items_per_cluster: 12}",
+    "evaluation.every_epochs=2",
+    "evaluation.inspect_negatives=0",
+)
+STEPS = 12
+
+
+def config_of(folder: Path, *overrides: str) -> Config:
+    return tiny_config(folder, *OVERRIDES, *overrides)
+
+
+def _rank(rank: int, ranks: int, port: int, folder: Path, config: Config, resume: bool) -> None:
+    if ranks > 1:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    file = os.open(folder / f"output-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(file, stream.fileno())
+    torch.set_num_threads(1)
+    _note_rows(folder / f"rows-{'second' if resume else 'first'}-{ranks}-{rank}.jsonl", ranks)
+    train(config, resume=resume)
+
+
+def _note_rows(path: Path, ranks: int) -> None:
+    """Write down which rows this rank has in each step."""
+    whole_step = Trainer.step
+
+    def step(self: Trainer, batch: Any) -> None:
+        assert distributed.world_size() == ranks
+        with path.open("a") as file:
+            file.write(json.dumps([self.progress.global_step, batch.index.tolist(), batch.input_ids.tolist()]) + "\n")
+        whole_step(self, batch)
+
+    Trainer.step = step  # type: ignore[method-assign]
+
+
+def run_with(ranks: int, folder: Path, config: Config, *, resume: bool = False) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mmcontrast.build", "mmcontrast.build.run", "mmcontrast.cli"])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    processes = [
+        context.Process(target=_rank, args=(rank, ranks, port, folder, config, resume)) for rank in range(ranks)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(200)
+    assert [process.exitcode for process in processes] == [0] * ranks, (folder / "output-0.txt").read_text()
+
+
+def rows_of(folder: Path, which: str, ranks: int) -> dict[int, tuple[list[int], list[list[int]]]]:
+    """{step: rows and captions of its global batch}, those of the ranks one after another."""
+    parts = [(folder / f"rows-{which}-{ranks}-{rank}.jsonl").read_text().splitlines() for rank in range(ranks)]
+    steps: dict[int, tuple[list[int], list[list[int]]]] = {}
+    for lines in zip(*parts, strict=True):
+        found = [json.loads(line) for line in lines]
+        ids = [[token for token in row if token] for part in found for row in part[2]]  # padded by rank
+        steps[found[0][0]] = ([row for part in found for row in part[1]], ids)
+    return steps
+
+
+def go_back(run: Path, step: int) -> None:
+    """As if the run had been killed soon after the checkpoint of `step`."""
+    for checkpoint in (run / "checkpoints").iterdir():
+        if int(checkpoint.name.removeprefix("step-")) > step:
+            shutil.rmtree(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """A whole run with one process, and one with two."""
+    made = {}
+    for ranks in (1, 2):
+        made[ranks] = tmp_path_factory.mktemp(f"with-{ranks}")
+        run_with(ranks, made[ranks], config_of(made[ranks] / "run"))
+    return made
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_another_number_of_processes(folders: dict[int, Path], tmp_path: Path, before: int, after: int) -> None:
+    whole = folders[before]
+    shutil.copytree(whole / "run", tmp_path / "run")
+    go_back(tmp_path / "run", 8)
+    run_with(after, tmp_path, config_of(tmp_path / "run"), resume=True)
+    expected, found = rows_of(whole, "first", before), rows_of(tmp_path, "second", after)
+    assert sorted(expected) == list(range(STEPS))
+    assert any("clusters" in line for line in metric_lines(whole / "run"))
+    assert sorted(found) == list(range(8, STEPS))
+    assert all(found[step] == expected[step] for step in found)
+    ours, theirs = metric_lines(tmp_path / "run"), metric_lines(whole / "run")
+    assert [line["global_step"] for line in ours] == [line["global_step"] for line in theirs]
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.get("loss") == pytest.approx(other.get("loss"), abs=1e-5)
+        assert mine.get("samples_seen") == other.get("samples_seen")
+
+
+def test_as_many_processes_go_on_bit_for_bit(folders: dict[int, Path], tmp_path: Path) -> None:
+    shutil.copytree(folders[2] / "run", tmp_path / "run")
+    go_back(tmp_path / "run", 8)
+    run_with(2, tmp_path, config_of(tmp_path / "run"), resume=True)
+    assert metric_lines(tmp_path / "run") == metric_lines(folders[2] / "run")
+
+
+STREAM = (
+    "data.streaming=true",
+    "training.max_steps=4",
+    "negatives.cluster.share=0",
+    "training.checkpoint_every_steps=2",
+    "evaluation.every_epochs=null",
+    "evaluation.every_steps=4",
+)
+
+
+def test_a_stream_goes_on_with_as_many_only(tmp_path: Path) -> None:
+    config = config_of(tmp_path / "run", *STREAM)
+    train(config)
+    checkpointer = Checkpointer(tmp_path / "run" / "checkpoints")
+    path, _ = checkpointer.newest()
+    assert path is not None
+    shared, (own,) = checkpointer.load(path)
+    path = checkpointer.save(4, shared | {"world_size": 2}, own)
+    write_state(path / "rank-1.pt", own)
+    with pytest.raises(TrainingError, match=r"written by 2 processes and this run has 1: a stream .* as many only"):
+        train(config, resume=True)
