@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
-from open_clip.transformer import VisionTransformer as ClipVisionTransformer
 from timm.layers import PatchDropout, PatchDropoutWithIndices
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
@@ -22,7 +22,7 @@ def set_patch_dropout(trunk: nn.Module, share: float) -> bool:
         share: in (0, 1).
     """
     module: Any = trunk
-    if isinstance(trunk, ClipVisionTransformer):
+    if _is_open_clip_s(trunk):
         module.patch_dropout = PatchDropout(share, num_prefix_tokens=1)  # open_clip's own draws on the CPU always
     elif isinstance(trunk, VisionTransformer):
         module.patch_drop = PatchDropout(share, num_prefix_tokens=module.num_prefix_tokens)
@@ -31,3 +31,11 @@ def set_patch_dropout(trunk: nn.Module, share: float) -> bool:
     else:
         return False
     return True
+
+
+def _is_open_clip_s(trunk: nn.Module) -> bool:
+    if "open_clip" not in sys.modules:  # then none of its trunks was built; a model of timm alone should not import it
+        return False
+    from open_clip.transformer import VisionTransformer as ClipVisionTransformer
+
+    return isinstance(trunk, ClipVisionTransformer)
