@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 from mmcontrast.errors import ModelError
 from mmcontrast.export.checking import Agreement, Examples, check
+from mmcontrast.export.onnx_int8 import measure_int8
 from mmcontrast.models import DualEncoder
 from mmcontrast.models.lora import without_adapters
 
@@ -86,6 +87,8 @@ def export_model(
                 if name not in left_out:
                     _tell(say, f"checking {name}")
                     agreements[name] = check(model, name, new, examples)
+            if "onnx" in agreements:
+                _tell(say, f"onnx: {measure_int8(new / 'onnx', examples)}")
         mark(new, [name for name in wanted if name not in left_out])
         put_in_place(new, folder)
     return Exported(folder, agreements, left_out)
