@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,10 @@ from mmcontrast.models.towers import one_line
 VISION, TEXT = "vision_model", "text_model"
 """Names of files, inputs and outputs are those that other tools look for in ONNX exports of CLIP."""
 _LARGEST = 1_900_000_000  # bytes of weights; a file of ONNX ends at 2 GB, above it they stand in a second file
+_KNOWN_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
+    ("# The axis name: .* will not be used, since it shares the same shape constraints", UserWarning),  # ids and mask
+    ("While compiling, we found certain side effects happened in the model.forward", UserWarning),  # kept arguments
+)
 
 
 class _VisionGraph(nn.Module):
@@ -71,7 +76,7 @@ def _write(graph: nn.Module, inputs: dict[str, Tensor], output: str, path: Path,
     try:
         with torch.no_grad(), _quiet():
             torch.onnx.export(
-                graph,
+                graph.eval(),
                 tuple(inputs.values()),
                 path,
                 input_names=list(inputs),
@@ -90,12 +95,17 @@ def _write(graph: nn.Module, inputs: dict[str, Tensor], output: str, path: Path,
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's own warnings and log lines, and without torch's fused attention, which ONNX lacks."""
+    """Without what the exporter says of its own work, and without torch's fused attention, which ONNX lacks."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    folding = logging.getLogger("onnxscript")
+    level = folding.level
+    folding.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            for message, category in _KNOWN_WARNINGS:
+                warnings.filterwarnings("ignore", message, category)
             yield
     finally:
+        folding.setLevel(level)
         torch.backends.mha.set_fastpath_enabled(fused)
