@@ -29,19 +29,21 @@ def write(model: DualEncoder, folder: Path) -> None:
     need("onnx", "onnx", "onnxscript", "onnxruntime")
     place = folder / FOLDER
     place.mkdir(exist_ok=True)
-    write_tokenizer(model.tokenizer, place)
+    tokenizer = write_tokenizer(model.tokenizer, place)
     write_graphs(model, place)
     write_int8(place)
-    (place / "preprocess.json").write_text(json.dumps(_preprocess(model), indent=2) + "\n", encoding="utf-8")
+    (place / "preprocess.json").write_text(
+        json.dumps(_preprocess(model, tokenizer.pad_id), indent=2) + "\n", encoding="utf-8"
+    )
     shutil.copyfile(Path(__file__).with_name("onnx_example.py"), place / "example.py")
 
 
-def _preprocess(model: DualEncoder) -> dict[str, object]:
+def _preprocess(model: DualEncoder, pad_id: int) -> dict[str, object]:
     return {
         **asdict(model.preprocess),
         "context_length": model.tokenizer.context_length,
-        "pad_id": model.tokenizer.pad_id,
+        "pad_id": pad_id,
         "embed_dim": model.embed_dim,
-        "logit_scale": math.exp(float(model.logit_scale)),
-        "logit_bias": None if model.logit_bias is None else float(model.logit_bias),
+        "logit_scale": math.exp(model.logit_scale.item()),
+        "logit_bias": None if model.logit_bias is None else model.logit_bias.item(),
     }

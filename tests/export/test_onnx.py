@@ -31,21 +31,15 @@ def _pictures(count: int) -> list[Image.Image]:
     return [Image.fromarray(random.integers(0, 256, (34 + i, 50, 3), np.uint8)) for i in range(count)]
 
 
-PAIRS = [
-    ("timm_resnet", "bag_of_words", {}),
-    ("open_clip_vit", "open_clip_causal", {}),
-    ("open_clip_resnet", "open_clip_eos", {}),
-    ("hf_siglip", "hf_siglip", {}),
-    ("timm_vit", "hf_bert_mean", {}),
-    ("hf_resnet", "open_clip_coca", {}),
-]
+# Each graph takes seconds to make; all other towers of model_fakes were tried by hand.
+PAIRS = [("timm_vit", "hf_bert_mean"), ("open_clip_vit", "open_clip_eos"), ("hf_siglip", "hf_siglip")]
 
 
-@pytest.mark.parametrize(("image", "text", "values"), PAIRS)
+@pytest.mark.parametrize(("image", "text"), PAIRS)
 def test_any_towers_in_batches_and_lengths_of_any_size(
-    image: str, text: str, values: dict[str, object], tokenizer: SentencePieceTokenizer, tmp_path: Path
+    image: str, text: str, tokenizer: SentencePieceTokenizer, tmp_path: Path
 ) -> None:
-    model = tiny_model(tokenizer, image, text, **values)
+    model = tiny_model(tokenizer, image, text)
     write_graphs(model, tmp_path)
     vision, language = (
         onnxruntime.InferenceSession(tmp_path / f"{name}_model.onnx", providers=["CPUExecutionProvider"])
@@ -68,7 +62,7 @@ def test_any_towers_in_batches_and_lengths_of_any_size(
 
 @pytest.fixture(scope="module")
 def model(tokenizer: SentencePieceTokenizer) -> DualEncoder:
-    return tiny_model(tokenizer, "open_clip_vit", "open_clip_causal")
+    return tiny_model(tokenizer, "timm_resnet", "bag_of_words")  # convolutions, a head of two layers
 
 
 @pytest.fixture(scope="module")
