@@ -15,6 +15,13 @@ from mmcontrast.cli.merging import merge
 from mmcontrast.cli.options import (
     BatchSize,
     CaptionColumns,
+    CardDatasets,
+    CardEvalDataset,
+    CardLanguages,
+    CardLicence,
+    CardName,
+    CardPictures,
+    CardWatts,
     GroupColumn,
     ImageColumn,
     JsonOutput,
@@ -217,13 +224,25 @@ def export(
     check: Annotated[
         bool, typer.Option(help="Load the export with its own library in a fresh process and compare.")
     ] = True,
+    name: CardName = None,
+    licence: CardLicence = None,
+    datasets: CardDatasets = None,
+    eval_dataset: CardEvalDataset = None,
+    languages: CardLanguages = None,
+    pictures: CardPictures = None,
+    watts: CardWatts = None,
 ) -> None:
-    """Write a model so that transformers, open_clip, sentence-transformers or onnxruntime load it as their own."""
-    from mmcontrast import build
+    """Write a model so that transformers, open_clip, sentence-transformers or onnxruntime load it as their own.
 
+    Its card, README.md, tells of the training where MODEL is RUN/model.
+    """
+    from mmcontrast import build
+    from mmcontrast.export.card_facts import CardAnswers
+
+    card = CardAnswers(name, licence, datasets or (), eval_dataset, languages or (), pictures, watts)
     chosen = formats or ["all"]
     wanted = "all" if "all" in chosen else chosen
-    show_export(build.export_model(model, output, wanted, data=data, check=check, say=show_remark))
+    show_export(build.export_model(model, output, wanted, data=data, check=check, card=card, say=show_remark))
 
 
 app.command(epilog="Example: mmcontrast merge start tuned/model --sweep 0,0.1,...,1 --data val.csv --output mix")(merge)
