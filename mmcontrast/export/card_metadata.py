@@ -62,6 +62,7 @@ def check_answers(answers: CardAnswers) -> None:
 def metadata(facts: CardFacts) -> str:
     """The card's YAML, without its two lines of dashes."""
     libraries = [_LIBRARIES[name] for name in facts.formats if name in _LIBRARIES]
+    licence = licence_fields(facts.answers.licence)
     data = ModelCardData(
         language=list(facts.answers.languages) or None,
         library_name=libraries[0] if libraries else None,
@@ -70,7 +71,8 @@ def metadata(facts: CardFacts) -> str:
         datasets=hub_datasets(facts) or None,
         model_name=plain(facts.name) if scores(facts) else None,
         eval_results=list(_eval_results(facts)) or None,
-        **licence_fields(facts.answers.licence),
+        license=licence.get("license"),
+        license_name=licence.get("license_name"),
     )
     return data.to_yaml()
 

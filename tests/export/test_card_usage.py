@@ -55,7 +55,7 @@ def model() -> DualEncoder:
         ),
         text=TextTowerSpec(library="open_clip", context_length=16, kwargs={"width": 16, "heads": 2, "layers": 2}),
     )
-    return build_dual_encoder(spec, SentencePieceTokenizer(train_sentencepiece(corpus, 60), 16), seed=0).eval()
+    return build_dual_encoder(spec, SentencePieceTokenizer(train_sentencepiece(corpus, 300), 16), seed=0).eval()
 
 
 @pytest.fixture(scope="module")
