@@ -102,10 +102,11 @@ def with_answers(**answers: object) -> CardFacts:
 
 
 def test_what_is_known_is_said() -> None:
-    page = Page(render_card(with_answers(licence="apache-2.0", datasets=["Our photos=CC BY 4.0"], languages=["en"])))
+    answers = CardAnswers(licence="apache-2.0", datasets=["Our photos=CC BY 4.0"], languages=["en"])
+    page = Page(render_card(dataclasses.replace(FACTS, answers=answers)))
     for words in (
         "my-model", "resnet10t (timm)", "2,000", "8,000", "25.0 %", "21.0 – 29.0 %", "0.2 %", "81.2 %", "12.5",
-        "10.1 – 15.2", "400 pictures", "training.learning_rate", "Pushed apart wrongly", "90.0 minutes", "CPU, 2 threads",
+        "10.1 – 15.2", "400 pictures", "training.learning_rate", "Pushed apart wrongly", "90.0 minutes", "2 threads",
         "Our photos: CC BY 4.0", "apache-2.0", "(step 120)", "captions in en", "a photo of a {c}.",
         "belong together by id",
     ):  # fmt: skip
