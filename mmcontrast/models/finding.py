@@ -175,9 +175,13 @@ def _patterns(kind: Kind, folder: Path) -> dict[str, list[str]]:
     return _WANTED[kind]
 
 
-def _download(name: str, revision: str | None, **patterns: list[str]) -> Path:
+def _download(
+    name: str, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str] | None = None
+) -> Path:
     try:
-        return Path(snapshot_download(name, revision=revision, **patterns))  # type: ignore[arg-type]
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns)
+        )
     except Exception as error:  # network, no such repository or revision, no access
         raise ModelError(f"{name} is neither a folder here nor to be had from the Hub: {one_line(error)}") from error
 

@@ -211,6 +211,7 @@ def test_hub_names_download_only_what_is_needed(saved: Path, monkeypatch: pytest
         "name": "someone/model",
         "revision": "v1",
         "allow_patterns": ["model.safetensors", "config.json", "tokenizer/*"],
+        "ignore_patterns": None,
     }
 
 
