@@ -24,6 +24,8 @@ from mmcontrast.preprocess import ImagePreprocess
 
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer"
+OURS = "mmcontrast"
+"""The subfolder of an export, whose own config.json is another library's."""
 
 
 def save_model(model: DualEncoder, folder: Path) -> None:
@@ -121,13 +123,20 @@ def _copy_others(folder: Path, new: Path) -> None:
 def _find(name: str | Path, revision: str | None) -> Path:
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return folder
+        return _within(folder)
     if folder.is_absolute() or str(name).startswith((".", "~")) or len(folder.parts) > 2 or folder.exists():
         raise ModelError(f"{name} is not a folder")
     try:
+        found = Path(snapshot_download(str(name), revision=revision, allow_patterns=[f"{OURS}/*"]))
+        if (found / OURS / CONFIG).is_file():
+            return found / OURS
         return Path(snapshot_download(str(name), revision=revision, allow_patterns=[WEIGHTS, CONFIG, f"{TOKENIZER}/*"]))
     except Exception as error:  # network, no such repository or revision, no access
         raise ModelError(f"{name} is neither a folder here nor to be had from the Hub: {one_line(error)}") from error
+
+
+def _within(folder: Path) -> Path:
+    return folder / OURS if (folder / OURS / CONFIG).is_file() and not _is_ours(folder) else folder
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
