@@ -14,6 +14,7 @@ from mmcontrast.cli.exit_codes import Commands
 from mmcontrast.cli.exporting import export
 from mmcontrast.cli.merging import merge
 from mmcontrast.cli.options import (
+    MODEL_HELP,
     BatchSize,
     CaptionColumns,
     GroupColumn,
@@ -167,7 +168,7 @@ app.command(epilog="Example: mmcontrast embed runs/flickr8k/model photos/ --outp
 @app.command(epilog="Example: mmcontrast negatives train.csv --model runs/flickr8k/model --output negatives.html")
 def negatives(
     data: Annotated[str, typer.Argument(metavar="DATA", help="File, glob, folder or Hub name of the pairs.")],
-    model: Annotated[str, typer.Option(help="Model folder, such as RUN/model, or Hub name.")],
+    model: Annotated[str, typer.Option(help=MODEL_HELP)],
     output: Annotated[Path, typer.Option(help="HTML page to write.")] = Path("negatives.html"),
     rows: Annotated[int, typer.Option(min=32, help="Look at so many pairs at most, drawn at random.")] = 2000,
     split: Split = None,

@@ -204,10 +204,18 @@ class DualEncoder(nn.Module):
     def from_pretrained(
         cls, name: str | Path, *, revision: str | None = None, device: torch.device | str | None = None
     ) -> DualEncoder:
-        """Load a folder written by `save_pretrained`, or such a repository of the Hub; in evaluation mode.
+        """Load a model of ours or of another library, from a folder or the Hub; in evaluation mode.
+
+        Args:
+            name: a folder written by `save_pretrained` or by an export; a folder of open_clip, of transformers
+                (CLIP, SigLIP, VisionTextDualEncoder) or of sentence-transformers (CLIP); such a repository of the Hub
+                ("ORG/NAME"); or, as in open_clip, "local-dir:FOLDER", "hf-hub:ORG/NAME", and "open_clip:MODEL/TAG".
+            revision: of the repository.
+            device: where the model is moved to.
 
         Raises:
-            ModelError: nothing there, no safetensors weights, or weights that do not fit.
+            ModelError: nothing there, no safetensors weights, weights that do not fit, or a checkpoint of another
+                library that asks for something which would change its numbers here.
         """
         from mmcontrast.models.saving import load_model  # as above
 
