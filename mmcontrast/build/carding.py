@@ -85,6 +85,7 @@ def run_of(run: FoundRun) -> RunFacts:
         seconds=training_seconds(history),
         device=facts.get("device"),
         processes=int(facts.get("processes") or 1),
+        finished=facts.get("finished"),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,7 @@ def run_facts(
         "best_step": progress.best_step if progress.best_metric is not None else None,
         "device": device_name(device),
         "processes": distributed.world_size(),
+        "finished": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
         "chance": {} if evaluation is None else chance(evaluation),
         "negatives": [] if inspection is None else [list(card) for card in inspection.headlines],
         "notes": [] if evaluation is None else remarks(evaluation),

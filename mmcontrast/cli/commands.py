@@ -11,18 +11,12 @@ import typer
 
 from mmcontrast.cli.embedding import embed
 from mmcontrast.cli.exit_codes import Commands
+from mmcontrast.cli.exporting import export
 from mmcontrast.cli.merging import merge
 from mmcontrast.cli.options import (
     MODEL_HELP,
     BatchSize,
     CaptionColumns,
-    CardDatasets,
-    CardEvalDataset,
-    CardLanguages,
-    CardLicence,
-    CardName,
-    CardPictures,
-    CardWatts,
     GroupColumn,
     ImageColumn,
     JsonOutput,
@@ -35,7 +29,6 @@ from mmcontrast.cli.options import (
 from mmcontrast.cli.output import (
     check_json_output,
     progress,
-    show_export,
     show_negatives,
     show_remark,
     show_run,
@@ -211,41 +204,7 @@ def negatives(
     show_negatives(found, output, json_file)
 
 
-@app.command(epilog="Example: mmcontrast export runs/flickr8k/model --format all --output exported")
-def export(
-    model: Model,
-    output: Annotated[Path, typer.Option(help="New folder, or an earlier export, which is replaced.")],
-    formats: Annotated[
-        list[str] | None,
-        typer.Option("--format", help="transformers, open_clip, sentence_transformers, onnx or all; repeatable."),
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="Pairs to check the export with; embedded scenes if left out.")
-    ] = None,
-    check: Annotated[
-        bool, typer.Option(help="Load the export with its own library in a fresh process and compare.")
-    ] = True,
-    name: CardName = None,
-    licence: CardLicence = None,
-    datasets: CardDatasets = None,
-    eval_dataset: CardEvalDataset = None,
-    languages: CardLanguages = None,
-    pictures: CardPictures = None,
-    watts: CardWatts = None,
-) -> None:
-    """Write a model so that transformers, open_clip, sentence-transformers or onnxruntime load it as their own.
-
-    Its card, README.md, tells of the training where MODEL is RUN/model.
-    """
-    from mmcontrast import build
-    from mmcontrast.export.card_facts import CardAnswers
-
-    card = CardAnswers(name, licence, datasets or (), eval_dataset, languages or (), pictures, watts)
-    chosen = formats or ["all"]
-    wanted = "all" if "all" in chosen else chosen
-    show_export(build.export_model(model, output, wanted, data=data, check=check, card=card, say=show_remark))
-
-
+app.command(epilog="Example: mmcontrast export runs/flickr8k/model --format all --output exported")(export)
 app.command(epilog="Example: mmcontrast merge start tuned/model --sweep 0,0.1,...,1 --data val.csv --output mix")(merge)
 
 

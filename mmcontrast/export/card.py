@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from pathlib import Path
 
 from mmcontrast.export.card_facts import CardFacts
@@ -14,13 +13,12 @@ from mmcontrast.export.card_usage import usage
 CARD, ASSETS = "README.md", "assets"
 
 
-def write_card(folder: str | Path, facts: CardFacts, *, date: datetime.date | None = None) -> Path:
+def write_card(folder: str | Path, facts: CardFacts) -> Path:
     """Write README.md, assets/example-N.jpg and .eval_results/*.yaml into an existing folder.
 
     Args:
         folder: of the export.
         facts: what the card says.
-        date: of the results, for the Hub; today if left out.
 
     Returns:
         The README.md.
@@ -30,8 +28,7 @@ def write_card(folder: str | Path, facts: CardFacts, *, date: datetime.date | No
     """
     folder = Path(folder)
     check_answers(facts.answers)
-    day = (date or datetime.datetime.now(tz=datetime.UTC).date()).isoformat()
-    for name, text in eval_result_files(facts, day).items():
+    for name, text in eval_result_files(facts).items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
     if facts.examples:

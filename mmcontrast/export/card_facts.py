@@ -76,6 +76,7 @@ class RunFacts:
         seconds: of training, evaluations not counted; None where the log does not say.
         device: what it ran on.
         processes: how many.
+        finished: day (ISO 8601) of the results, or None.
     """
 
     train: DataFacts
@@ -90,6 +91,7 @@ class RunFacts:
     seconds: float | None = None
     device: str | None = None
     processes: int = 1
+    finished: str | None = None
 
 
 @dataclass(frozen=True)

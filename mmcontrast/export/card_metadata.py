@@ -107,13 +107,13 @@ def eval_dataset(facts: CardFacts) -> str | None:
     return facts.run.validation.hub_id
 
 
-def eval_result_files(facts: CardFacts, date: str) -> dict[str, str]:
+def eval_result_files(facts: CardFacts) -> dict[str, str]:
     """.eval_results/TASK.yaml -> its text.
 
     The Hub ties each entry to a data set of its own: there are none for validation pairs that lie elsewhere.
     """
     dataset = eval_dataset(facts)
-    if dataset is None:
+    if dataset is None or facts.run is None:
         return {}
     files = {}
     for task, metrics in _HEADLINES.items():
@@ -122,7 +122,7 @@ def eval_result_files(facts: CardFacts, date: str) -> dict[str, str]:
                 dataset_id=dataset,
                 task_id=f"{task}.{score.metric}",
                 value=score.value,
-                date=date,
+                date=facts.run.finished,
                 notes=_note(facts, score),
             )
             for score in scores(facts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import io
 from html.parser import HTMLParser
 from pathlib import Path
@@ -35,7 +34,6 @@ HOSTILE = (
 )  # fmt: skip
 SAFE_TAGS = {"h1", "h2", "h3", "p", "table", "thead", "tbody", "tr", "th", "td", "ul", "li", "pre", "code", "strong",
              "img", "hr", "a"}  # fmt: skip
-DAY = datetime.date(2026, 1, 2)
 
 
 class Page(HTMLParser):
@@ -93,6 +91,7 @@ RUN = RunFacts(
     notes=["retrieval: a picture and a caption belong together by id"],
     seconds=5400.0,
     device="CPU, 2 threads",
+    finished="2026-01-02",
 )
 FACTS = CardFacts("my-model", MODEL, ("transformers", "open_clip"), run=RUN, version="1.2.3")
 
@@ -223,7 +222,7 @@ def test_library_of_the_first_format(formats: tuple[str, ...], library: str | No
 
 
 def test_eval_results_are_those_of_the_hubs_own_parser(tmp_path: Path) -> None:
-    write_card(tmp_path, FACTS, date=DAY)
+    write_card(tmp_path, FACTS)
     files = sorted((tmp_path / ".eval_results").iterdir())
     assert [file.name for file in files] == ["retrieval.yaml", "zero_shot.yaml"]
     entries = [parse_eval_result_entries(yaml.safe_load(file.read_text(encoding="utf-8"))) for file in files]
@@ -239,17 +238,17 @@ def test_eval_results_are_those_of_the_hubs_own_parser(tmp_path: Path) -> None:
 
 def test_no_eval_results_for_data_that_is_not_on_the_hub(tmp_path: Path) -> None:
     local = dataclasses.replace(RUN, validation=DataFacts("val.csv", pictures=10))
-    write_card(tmp_path, dataclasses.replace(FACTS, run=local), date=DAY)
+    write_card(tmp_path, dataclasses.replace(FACTS, run=local))
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
     named = dataclasses.replace(FACTS, run=local, answers=CardAnswers(eval_dataset="me/val"))
-    write_card(tmp_path, named, date=DAY)
+    write_card(tmp_path, named)
     text = (tmp_path / ".eval_results" / "retrieval.yaml").read_text(encoding="utf-8")
     assert yaml.safe_load(text)[0]["dataset"]["id"] == "me/val"
 
 
 def test_pictures_lie_beside_the_card(tmp_path: Path) -> None:
     examples = [ExamplePicture(jpeg(), "a red square", "a red thing", 0.61, True)] * 4
-    write_card(tmp_path, dataclasses.replace(FACTS, examples=examples, gallery=700), date=DAY)
+    write_card(tmp_path, dataclasses.replace(FACTS, examples=examples, gallery=700))
     assert len(list((tmp_path / "assets").iterdir())) == 4
     page = Page((tmp_path / "README.md").read_text(encoding="utf-8"))
     for tag, attrs in page.tags:
