@@ -78,12 +78,12 @@ def _timm(
     """By its name, which open_clip hands to timm without any arguments; a ViT as open_clip's own class after that."""
     weights = {f"trunk.{key}": value for key, value in trunk.state_dict().items()}
     config = {**config, "timm_model_name": name, "image_size": model.spec.image.image_size}
-    own = None if visual is None else visual.head
-    if own is not None and model.spec.image.projection == "none":
-        yield Part(config, weights | {f"head.{key}": value for key, value in own.state_dict().items()}, None)
+    own = nn.Sequential() if visual is None else visual.head
+    before = {f"head.{key}": value for key, value in own.state_dict().items()}
+    if visual is not None and model.spec.image.projection == "none":
+        yield Part(config, weights | before, None)
     else:
-        pool = None if own is None else own.get_submodule("pool") if hasattr(own, "pool") else None
-        weights |= {f"head.pool.{key}": value for key, value in pool.state_dict().items()} if pool is not None else {}
+        weights |= {key: value for key, value in before.items() if key.startswith("head.pool.")}
         proj, layers = _timm_head(model)
         for pooling in [config["timm_pool"]] if "timm_pool" in config else _poolings(trunk):
             yield Part({**config, "timm_pool": pooling, **proj}, weights | layers, None)
@@ -99,7 +99,8 @@ def _timm_head(model: DualEncoder) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if head.weight is None:
             return {"timm_proj": "none"}, {}
         return {"timm_proj": "linear", "timm_proj_bias": False}, {"head.proj.weight": head.weight}
-    hidden, last = (projection.get_submodule(name) for name in ("hidden", "linear"))
+    layers: Any = projection
+    hidden, last = layers.hidden, layers.linear
     more = 2 * model.embed_dim - len(hidden.weight)  # open_clip's hidden layer has this size; units of zeros do nothing
     if more < 0:
         raise cannot(
@@ -107,12 +108,12 @@ def _timm_head(model: DualEncoder) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{model.embed_dim} it builds one of {2 * model.embed_dim}"
         )
     pad = nn.functional.pad
-    layers = {
+    weights = {
         "head.mlp.fc1.weight": pad(hidden.weight.detach(), (0, 0, 0, more)),
         "head.mlp.fc1.bias": pad(hidden.bias.detach(), (0, more)),
         "head.mlp.fc2.weight": pad(last.weight.detach(), (0, more)),
     }
-    return {"timm_proj": "mlp", "timm_proj_bias": False}, layers
+    return {"timm_proj": "mlp", "timm_proj_bias": False}, weights
 
 
 def _poolings(trunk: nn.Module) -> list[str]:

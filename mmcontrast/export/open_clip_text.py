@@ -32,7 +32,8 @@ def text_part(model: DualEncoder) -> Part:
         part = bag_of_words(tower, head, model.tokenizer.eos_id)
         part.weights["positional_embedding"] = part.weights["positional_embedding"][: model.tokenizer.context_length]
     elif isinstance(tower, TransformersTextTower):
-        kind = tower.model.config.model_type
+        net: Any = tower.model
+        kind = net.config.model_type
         if kind == "clip_text_model":
             part = _clip(model, tower, head)
         elif kind == "siglip_text_model":
