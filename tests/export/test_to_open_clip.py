@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mmcontrast.build.parts import model_spec
 from mmcontrast.config import load_config
 from mmcontrast.errors import ModelError
 from mmcontrast.export.checking import TOLERANCE, Examples, check
+from mmcontrast.export.formats import export_model
 from mmcontrast.export.to_open_clip import CONFIG, WEIGHTS, point_tokenizer_at, write
 from mmcontrast.models import (
     ClipTokenizer,
@@ -216,13 +218,31 @@ def test_a_tokenizer_of_transformers(tmp_path: Path) -> None:
     assert_same(model, tmp_path / "out", [*CAPTIONS, LONG])
 
 
+def test_crops_of_transformers_are_not_open_clip_s(tokenizer: SentencePieceTokenizer, tmp_path: Path) -> None:
+    model = tiny_model(tokenizer, RESNET, bag())
+    model.preprocess = replace(model.preprocess, crop_rounding="down")
+    with pytest.raises(ModelError, match="crops that start where transformers' do"):
+        write(model, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_transformers_and_open_clip_share_a_folder(tokenizer: SentencePieceTokenizer, tmp_path: Path) -> None:
+    model = stirred(tiny_model(tokenizer, "open_clip_vit", bag()))
+    export_model(model, ["open_clip", "transformers"], tmp_path / "both")
+    export_model(model, ["transformers"], tmp_path / "one")
+    assert_same(model, tmp_path / "both")
+    for path in (tmp_path / "one").iterdir():
+        if path.name != "mmcontrast_export.json":
+            assert (tmp_path / "both" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
 @pytest.mark.parametrize("resize", ["shortest", "squash"])
 def test_pictures_become_the_same_pixels(resize: Any, tokenizer: SentencePieceTokenizer, tmp_path: Path) -> None:
     model = tiny_model(tokenizer, RESNET, bag())
     model.preprocess = ImagePreprocess(SIZE, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), resize, "bilinear")
     write(model, tmp_path)
     _, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}", require_pretrained=True)
-    images = [*pictures(20), Image.new("L", (90, 20), 70).convert("RGB")]
+    images = [*pictures(20), pictures(1)[0].resize((98, 49))]  # 98 * (32 / 49) is not 64
     theirs = torch.stack([preprocess(image) for image in images])
     torch.testing.assert_close(theirs, model.preprocess.normalise(model.preprocess.batch(images)), atol=1e-6, rtol=0)
 
