@@ -37,8 +37,8 @@ def write(model: DualEncoder, folder: Path) -> None:
     ]
     _write_json(folder / "modules.json", modules)
     _write_json(folder / "sentence_bert_config.json", _transformer(model, folder))
-    values = {"model_type": "SentenceTransformer", "prompts": {}, "default_prompt_name": None}
-    _write_json(folder / "config_sentence_transformers.json", {**values, "similarity_fn_name": "cosine"})
+    values = {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"}
+    _write_json(folder / "config_sentence_transformers.json", values)
 
 
 def _transformer(model: DualEncoder, folder: Path) -> dict[str, Any]:
