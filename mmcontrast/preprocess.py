@@ -102,6 +102,8 @@ class ImagePreprocess:
         mean, std: per-channel normalisation, of values in [0, 1].
         resize: "shortest" scales the short side and crops the centre; "squash" scales both sides.
         interpolation: of the resize.
+        crop_rounding: where "shortest" crops when an odd number of pixels is left over: "even" starts at the even one
+            of the two middle places, as torchvision and open_clip do; "down" at the first, as transformers does.
     """
 
     image_size: int
@@ -109,6 +111,7 @@ class ImagePreprocess:
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     resize: Literal["shortest", "squash"] = "shortest"
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    crop_rounding: Literal["even", "down"] = "even"
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ImagePreprocess:
@@ -117,7 +120,10 @@ class ImagePreprocess:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return asdict(self)
+        values = asdict(self)
+        if self.crop_rounding == "even":
+            del values["crop_rounding"]  # earlier versions do not know the key
+        return values
 
     def pixels(self, image: Image.Image) -> Tensor:
         """One picture resized and cropped: (3, image_size, image_size) uint8."""
@@ -125,13 +131,15 @@ class ImagePreprocess:
         image = to_rgb(image)
         if self.resize == "squash":
             return to_tensor(image.resize((size, size), resampling))
-        scale = size / min(image.size)
-        # int(), not round(): the long side is cut off as in torchvision, so that exports agree pixel by pixel.
-        width, height = (size if side == min(image.size) else int(side * scale) for side in image.size)
-        left, top = round((width - size) / 2), round((height - size) / 2)
+        # Multiplied first, and cut off: as torchvision and transformers do, so that exports agree pixel by pixel.
+        width, height = (int(size * side / min(image.size)) for side in image.size)
+        left, top = self._margin(width - size), self._margin(height - size)
         if (width, height) != image.size:
             image = image.resize((width, height), resampling)
         return to_tensor(image.crop((left, top, left + size, top + size)))
+
+    def _margin(self, left_over: int) -> int:
+        return left_over // 2 if self.crop_rounding == "down" else round(left_over / 2)
 
     def batch(self, images: Sequence[Image.Image]) -> Tensor:
         """(n, 3, image_size, image_size) uint8."""
