@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.progress import TimeRemainingColumn as Eta
 
 from mmcontrast import distributed
-from mmcontrast.errors import DataError
+from mmcontrast.errors import DataError, printable
 from mmcontrast.training.lines import LineFile
 from mmcontrast.types import BadRow
 
@@ -159,7 +159,8 @@ class ProgressDisplay:
     def warn(self, message: str) -> None:
         """A line about something that goes on."""
         if self.visible:
-            self.console.print(f"[yellow]warning:[/] {escape(message)}", highlight=False, soft_wrap=True)
+            line = f"[yellow]warning:[/] {escape(printable(message))}"
+            self.console.print(line, emoji=False, highlight=False, soft_wrap=True)
 
     def warn_once(self, kind: str, message: str) -> None:
         """The same, the first time of its kind only."""
