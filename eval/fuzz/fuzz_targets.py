@@ -261,7 +261,7 @@ def _read_cache(folder: Path) -> None:
 def _read_lines(folder: Path) -> None:
     path = folder / "lines.jsonl"
     LineFile(path).read()
-    BadRowLog(path, 0.5, 10)
+    BadRowLog(path, 0.5, 10)  # of metrics.jsonl, too: lines that say something else are no bad rows
     LineFile(path).append([{"global_step": 9}])
     assert LineFile(path).read()[-1] == {"global_step": 9}
 

@@ -77,7 +77,8 @@ class BadRowLog:
         if distributed.rank() == 0:
             self.file.keep(lambda _: True)  # but for a line that a crash cut off
         distributed.barrier()
-        self.known: set[tuple[str, int]] = {(row["source"], row["row"]) for row in self.file.read()}
+        rows = [(line.get("source"), line.get("row")) for line in self.file.read()]
+        self.known = {(name, row) for name, row in rows if isinstance(name, str) and isinstance(row, int)}
 
     def leave_out(self, rows: Sequence[BadRow]) -> None:
         """List rows that were known to be bad before training; the steps never see them, so they count in no share."""
