@@ -20,6 +20,7 @@ from torch import Tensor
 from mmcontrast.errors import DataError
 
 MAX_IMAGE_PIXELS = 100_000_000
+_WAYS = (("shortest", "squash"), ("bicubic", "bilinear"), ("even", "down"))
 _LONGEST = 200  # times the shorter side; what lies outside of the middle square is cut off in any case
 # Only raster formats that Pillow decodes itself: PDF and EPS would start other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
@@ -109,6 +110,8 @@ class ImagePreprocess:
         mean, std: per-channel normalisation, of values in [0, 1].
         resize: "shortest" scales the short side and crops the centre; "squash" scales both sides.
         interpolation: of the resize.
+        crop_rounding: where "shortest" crops when an odd number of pixels is left over: "even" starts at the even one
+            of the two middle places, as torchvision and open_clip do; "down" at the first, as transformers does.
     """
 
     image_size: int
@@ -116,6 +119,7 @@ class ImagePreprocess:
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     resize: Literal["shortest", "squash"] = "shortest"
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    crop_rounding: Literal["even", "down"] = "even"
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ImagePreprocess:
@@ -131,13 +135,17 @@ class ImagePreprocess:
             numbers = getattr(found, name)
             if len(numbers) != 3 or not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers):
                 raise ValueError(f"{name} is {numbers!r}, not three numbers")
-        if found.resize not in ("shortest", "squash") or found.interpolation not in _RESAMPLING:
-            raise ValueError(f"resize is {found.resize!r}, interpolation {found.interpolation!r}")
+        ways = (found.resize, found.interpolation, found.crop_rounding)
+        if any(way not in known for way, known in zip(ways, _WAYS, strict=True)):
+            raise ValueError(f"resize, interpolation and crop_rounding are {ways!r}")
         return found
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return asdict(self)
+        values = asdict(self)
+        if self.crop_rounding == "even":
+            del values["crop_rounding"]  # earlier versions do not know the key
+        return values
 
     def pixels(self, image: Image.Image) -> Tensor:
         """One picture resized and cropped: (3, image_size, image_size) uint8."""
@@ -146,13 +154,15 @@ class ImagePreprocess:
         if self.resize == "squash":
             return to_tensor(image.resize((size, size), resampling))
         image = _without_far_ends(image)
-        scale = size / min(image.size)
-        # int(), not round(): the long side is cut off as in torchvision, so that exports agree pixel by pixel.
-        width, height = (size if side == min(image.size) else int(side * scale) for side in image.size)
-        left, top = round((width - size) / 2), round((height - size) / 2)
+        # Multiplied first, and cut off: as torchvision and transformers do, so that exports agree pixel by pixel.
+        width, height = (int(size * side / min(image.size)) for side in image.size)
+        left, top = self._margin(width - size), self._margin(height - size)
         if (width, height) != image.size:
             image = image.resize((width, height), resampling)
         return to_tensor(image.crop((left, top, left + size, top + size)))
+
+    def _margin(self, left_over: int) -> int:
+        return left_over // 2 if self.crop_rounding == "down" else round(left_over / 2)
 
     def batch(self, images: Sequence[Image.Image]) -> Tensor:
         """(n, 3, image_size, image_size) uint8."""

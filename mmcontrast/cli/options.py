@@ -12,7 +12,8 @@ Overrides = Annotated[
 ]
 RunOutput = Annotated[Path | None, typer.Option("--output", help="Folder of the run, instead of the config's.")]
 JsonOutput = Annotated[Path | None, typer.Option("--output", help="Write JSON to this file.")]
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model folder, such as RUN/model, or Hub name.")]
+MODEL_HELP = "Model folder, such as RUN/model, or Hub name; also open_clip's, transformers' or sentence-transformers'."
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
 Split = Annotated[str | None, typer.Option(help="Split of a Hub or saved data set.")]
 ImageColumn = Annotated[str | None, typer.Option(help="Column of the pictures; guessed if left out.")]
 CaptionColumns = Annotated[

@@ -90,7 +90,8 @@ class ModelConfig(Section):
     embed_dim: Count = 256
     """Size of the shared embedding."""
     init_from: Text | None = None
-    """Folder of an mmcontrast model whose towers, tokenizer and weights are the start."""
+    """Model whose towers, tokenizer, preprocessing and weights are the start: a folder or Hub name, also of open_clip
+    (open_clip:MODEL/TAG), transformers or sentence-transformers."""
     image: ImageTowerConfig = ImageTowerConfig()
     """The image tower."""
     text: TextTowerConfig = TextTowerConfig()

@@ -204,15 +204,29 @@ class DualEncoder(nn.Module):
     def from_pretrained(
         cls, name: str | Path, *, revision: str | None = None, device: torch.device | str | None = None
     ) -> DualEncoder:
-        """Load a folder written by `save_pretrained`, or such a repository of the Hub; in evaluation mode.
+        """Load a model of ours or of another library, from a folder or the Hub; in evaluation mode.
+
+        Args:
+            name: a folder written by `save_pretrained` or by an export; a folder of open_clip, of transformers
+                (CLIP, SigLIP, VisionTextDualEncoder) or of sentence-transformers (CLIP); such a repository of the Hub
+                ("ORG/NAME"); or, as in open_clip, "local-dir:FOLDER", "hf-hub:ORG/NAME", and "open_clip:MODEL/TAG".
+            revision: of the repository.
+            device: where the model is moved to.
 
         Raises:
-            ModelError: nothing there, no safetensors weights, or weights that do not fit.
+            ModelError: nothing there, no safetensors weights, weights that do not fit, or a checkpoint of another
+                library that asks for something which would change its numbers here.
         """
         from mmcontrast.models.saving import load_model  # as above
 
         model = load_model(name, revision)
         return model if device is None else model.to(device)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Publish this model as `mmcontrast.push_to_hub` does, with its options and errors; returns the commit."""
+        import mmcontrast  # the public face: models know nothing of exports
+
+        return mmcontrast.push_to_hub(self, repo_id, **options).commit or ""
 
     def _image_features(self, image: Tensor) -> Tensor:
         check_images(image, self.preprocess.image_size)

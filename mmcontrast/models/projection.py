@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import nn
 
@@ -32,6 +34,18 @@ def build_projection(kind: Projection, width: int, embed_dim: int, dropout: floa
         parts["gelu"] = nn.GELU()
         parts["linear"] = _linear(hidden, embed_dim)
     return nn.Sequential(parts)
+
+
+def plain_projection(widths: Sequence[int]) -> nn.Module:
+    """A checkpoint's own head: [in, out], or [in, hidden, out] with a GELU between them, as open_clip has it."""
+    linear = [nn.Linear(before, after, bias=False) for before, after in pairwise(widths)]
+    return linear[0] if len(linear) == 1 else nn.Sequential(linear[0], nn.GELU(), linear[1])
+
+
+def projection_widths(projection: nn.Module) -> list[int]:
+    """The inverse of `plain_projection`."""
+    linear = [module for module in projection.modules() if isinstance(module, nn.Linear)]
+    return [linear[0].in_features, *(module.out_features for module in linear)]
 
 
 def _linear(width: int, out: int) -> nn.Linear:

@@ -1,4 +1,4 @@
-"""The model folder: model.safetensors, config.json, tokenizer/."""
+"""The model folder: model.safetensors, config.json, tokenizer/; and the way to models of other libraries."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model as load_weights
 from safetensors.torch import save_model as save_weights
@@ -16,6 +15,7 @@ from safetensors.torch import save_model as save_weights
 from mmcontrast.errors import ModelError
 from mmcontrast.models.build import build_dual_encoder
 from mmcontrast.models.dual_encoder import DualEncoder
+from mmcontrast.models.finding import CONFIG, TOKENIZER, WEIGHTS, find_model, refuse_missing_weights
 from mmcontrast.models.lora import without_adapters
 from mmcontrast.models.spec import ModelSpec
 from mmcontrast.models.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
@@ -23,8 +23,6 @@ from mmcontrast.models.towers import one_line
 from mmcontrast.preprocess import ImagePreprocess
 
 FORMAT_VERSION = 1
-WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer"
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def save_model(model: DualEncoder, folder: Path) -> None:
@@ -55,14 +53,22 @@ def save_model(model: DualEncoder, folder: Path) -> None:
 
 
 def load_model(name: str | Path, revision: str | None = None) -> DualEncoder:
+    """A model of ours or of another library, by folder or name, as `find_model` takes them; in evaluation mode."""
+    found = find_model(name, revision)
+    if found.kind == "mmcontrast":
+        assert found.folder is not None
+        return _load_own(found.folder)
+    from mmcontrast.models.importing import import_model  # what our own models do not need
+
+    return import_model(found)
+
+
+def _load_own(folder: Path) -> DualEncoder:
     """Build what config.json describes, without downloading any pretrained weights, and fill in the weights."""
-    folder = _find(name, revision)
     config = _read_config(folder)
     weights = folder / WEIGHTS
     if not weights.is_file():
-        pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
-        also = f" ({pickles[0]} is a pickle, which could run code: it is not loaded)" if pickles else ""
-        raise ModelError(f"{folder} has no {WEIGHTS}{also}")
+        raise refuse_missing_weights(folder, WEIGHTS)
     try:
         spec = ModelSpec.from_dict(config["spec"])
         preprocess = ImagePreprocess.from_dict(config["preprocess"])
@@ -130,18 +136,6 @@ def _copy_others(folder: Path, new: Path) -> None:
             shutil.copytree(path, new / path.name, symlinks=True)
         else:
             shutil.copy2(path, new / path.name, follow_symlinks=False)
-
-
-def _find(name: str | Path, revision: str | None) -> Path:
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.is_absolute() or str(name).startswith((".", "~")) or len(folder.parts) > 2 or folder.exists():
-        raise ModelError(f"{name} is not a folder")
-    try:
-        return Path(snapshot_download(str(name), revision=revision, allow_patterns=[WEIGHTS, CONFIG, f"{TOKENIZER}/*"]))
-    except Exception as error:  # network, no such repository or revision, no access
-        raise ModelError(f"{name} is neither a folder here nor to be had from the Hub: {one_line(error)}") from error
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
 
 from mmcontrast.errors import ModelError
+from mmcontrast.models.projection import plain_projection, projection_widths
 from mmcontrast.models.spec import ImageTowerSpec, TextTowerSpec
 from mmcontrast.models.towers import (
     BuiltImageTower,
@@ -46,7 +47,7 @@ _CLS_BY_DEFAULT = {"vit", "deit"}
 class TransformersImageTower(ImageTower):
     """A vision model of transformers, pooled to one vector."""
 
-    def __init__(self, model: nn.Module, pooling: str, resize_positions: bool, projection: nn.Linear | None) -> None:
+    def __init__(self, model: nn.Module, pooling: str, resize_positions: bool, projection: nn.Module | None) -> None:
         super().__init__()
         self.model = model
         self.own_projection = projection
@@ -74,7 +75,7 @@ class TransformersTextTower(TextTower):
     """A text model of transformers, pooled by the attention mask."""
 
     def __init__(
-        self, model: nn.Module, pooling: str, limit: int, fill: tuple[int, int] | None, projection: nn.Linear | None
+        self, model: nn.Module, pooling: str, limit: int, fill: tuple[int, int] | None, projection: nn.Module | None
     ) -> None:
         super().__init__()
         self.model = model
@@ -147,7 +148,7 @@ def build_text_tower(spec: TextTowerSpec, vocabulary: Vocabulary) -> BuiltTextTo
     return BuiltTextTower(tower, width, resolved)
 
 
-def _model(spec: Spec, config: Any, part: Part) -> tuple[Any, nn.Linear | None, list[str]]:
+def _model(spec: Spec, config: Any, part: Part) -> tuple[Any, nn.Module | None, list[str]]:
     """The tower's model, its own projection if it is to be kept, and the names of weights that were not loaded."""
     where = "model.image" if part == "vision" else "model.text"
     try:
@@ -168,7 +169,7 @@ def _model(spec: Spec, config: Any, part: Part) -> tuple[Any, nn.Linear | None, 
         return model, None, missing
     own = getattr(whole, "visual_projection" if part == "vision" else "text_projection", None)
     if shape := spec.kwargs.get("own_projection"):
-        own = nn.Linear(shape[0], shape[1], bias=False)
+        own = plain_projection(shape)
     return model, own, missing
 
 
@@ -204,7 +205,7 @@ def _refuse_missing(spec: Spec, tower: Any, missing: list[str]) -> None:
 def _resolved_kwargs(model: Any, pooling: str, projection: Any) -> dict[str, Any]:
     kwargs: dict[str, Any] = {"pooling": pooling}
     if projection is not None:
-        kwargs["own_projection"] = [projection.in_features, projection.out_features]
+        kwargs["own_projection"] = projection_widths(projection)
     config = {k: v for k, v in model.config.to_dict().items() if k != "_name_or_path"}
     return {**config, "model_type": model.config.model_type, **kwargs}
 

@@ -57,13 +57,16 @@ def read_config(spec: Spec, part: Part) -> tuple[Any, str | None]:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Only errors of the library's own logging."""
-    level = transformers.logging.get_verbosity()
+    """Only errors of the library's own logging, and no progress bars."""
+    level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     try:
         yield
     finally:
         transformers.logging.set_verbosity(level)
+        if bars:
+            transformers.logging.enable_progress_bar()
 
 
 def source_of(spec: Spec) -> str | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import transformers
 
@@ -14,6 +15,8 @@ from mmcontrast.models.towers import one_line
 from mmcontrast.models.transformers_config import quiet_transformers
 from mmcontrast.types import Tokens
 
+Cleaning = Literal["whitespace", "lower", "canonicalize"]
+_CLEANING_FILE = "cleaning.json"
 # One plain caption each in several scripts: a sound vocabulary can spell at least one of them.
 _PROBES = (
     "a brown dog runs over the grass",
@@ -30,6 +33,9 @@ class TransformersTokenizer:
     Args:
         name: local folder or Hub name.
         context_length: tokens of the longest caption, marks included.
+        cleaning: what open_clip does to a caption before this tokenizer: mends broken Unicode and HTML entities and
+            joins white space ("whitespace"), and puts it in lower case ("lower"), without punctuation
+            ("canonicalize"); None leaves it as it is.
 
     Raises:
         ModelError: it cannot be loaded, has no end mark, or turns plain captions into nothing or unknowns.
@@ -37,7 +43,11 @@ class TransformersTokenizer:
 
     kind = "transformers"
 
-    def __init__(self, name: str | Path, context_length: int) -> None:
+    def __init__(self, name: str | Path, context_length: int, cleaning: Cleaning | None = None) -> None:
+        if cleaning is not None and cleaning not in get_args(Cleaning):
+            raise ModelError(
+                f"tokenizer {str(name)!r}: no cleaning {cleaning!r}; choose {', '.join(get_args(Cleaning))}"
+            )
         try:
             with quiet_transformers():
                 self._tokenizer = transformers.AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)
@@ -45,6 +55,7 @@ class TransformersTokenizer:
             raise ModelError(f"tokenizer {str(name)!r} cannot be loaded: {one_line(error)}") from error
         tokenizer: Any = self._tokenizer
         self.context_length = context_length
+        self.cleaning = cleaning
         self.eos_id = self._first_id(str(name), "an end mark", tokenizer.eos_token_id, tokenizer.sep_token_id)
         self.pad_id = self._first_id(str(name), "padding", tokenizer.pad_token_id, self.eos_id)
         self.bos_id = next((i for i in (tokenizer.bos_token_id, tokenizer.cls_token_id) if i is not None), None)
@@ -64,9 +75,28 @@ class TransformersTokenizer:
         return pack(self._encode(captions), self.context_length, self.pad_id, self.eos_id)
 
     def _encode(self, captions: Sequence[str]) -> list[list[int]]:
+        if self.cleaning is not None:
+            from open_clip.tokenizer import get_clean_fn  # only its checkpoints need it
+
+            captions = [get_clean_fn(self.cleaning)(caption) for caption in captions]
         # verbose=False: it would warn of its own maximum length, while cutting and counting is ours.
         rows = self._tokenizer(list(captions), verbose=False)["input_ids"]
         return [row if row and row[-1] == self.eos_id else [*row, self.eos_id] for row in rows]
+
+    def marks_its_end(self) -> bool:
+        """Whether the tokenizer itself sets the end mark (else it is added here), and pads on the right."""
+        rows = self._tokenizer(list(_PROBES), verbose=False)["input_ids"]
+        return self._tokenizer.padding_side == "right" and all(row and row[-1] == self.eos_id for row in rows)
+
+    @property
+    def gives_mask(self) -> bool:
+        """Whether transformers itself would hand an attention mask on to the model."""
+        return "attention_mask" in self._tokenizer.model_input_names
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest caption by the tokenizer's own account; a huge number where it names none."""
+        return int(self._tokenizer.model_max_length)
 
     def _check(self, name: str) -> None:
         """Refuse a vocabulary that was lost on loading, as happens to SentencePiece files without any message."""
@@ -99,11 +129,15 @@ class TransformersTokenizer:
     def save(self, folder: Path) -> None:
         """Write the tokenizer's own files into an existing folder."""
         self._tokenizer.save_pretrained(str(folder))
+        if self.cleaning is not None:
+            (folder / _CLEANING_FILE).write_text(json.dumps({"cleaning": self.cleaning}) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path, context_length: int) -> TransformersTokenizer:
         """The inverse of `save`."""
-        return cls(folder, context_length)
+        file = folder / _CLEANING_FILE
+        cleaning = json.loads(file.read_text(encoding="utf-8"))["cleaning"] if file.is_file() else None
+        return cls(folder, context_length, cleaning)
 
 
 def _plain(words: Any) -> set[str]:

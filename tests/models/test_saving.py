@@ -19,6 +19,7 @@ from mmcontrast.models import (
     SentencePieceTokenizer,
     TransformersTokenizer,
     build_dual_encoder,
+    finding,
     saving,
 )
 
@@ -183,7 +184,7 @@ def test_weights_of_another_model_are_refused(saved: Path) -> None:
     ("text", "message"),
     [
         ("{", "cannot be read"),
-        ('{"model_type": "clip"}', "is not a model of mmcontrast: its config.json has no format_version"),
+        ('{"architectures": ["X"]}', "is not a model of mmcontrast: its config.json has no format_version"),
         ('{"format_version": 99}', r"written by a newer mmcontrast \(format 99\)"),
         ('{"format_version": 1}', "is damaged: KeyError: 'spec'"),
     ],
@@ -195,19 +196,22 @@ def test_damaged_configs_are_refused(saved: Path, text: str, message: str) -> No
 
 
 def test_hub_names_download_only_what_is_needed(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, Any] = {}
+    asked: list[dict[str, Any]] = []
 
     def download(name: str, **arguments: Any) -> str:
-        asked.update(arguments, name=name)
+        asked.append({**arguments, "name": name})
         return str(saved)
 
-    monkeypatch.setattr(saving, "snapshot_download", download)
+    monkeypatch.setattr(finding, "snapshot_download", download)
     model = DualEncoder.from_pretrained("someone/model", revision="v1")
     assert model.encode_image(Image.new("RGB", (9, 9))).shape == (1, 12)
-    assert asked == {
+    told, whole = asked  # what format it is, and its files
+    assert "model.safetensors" not in told["allow_patterns"]
+    assert whole == {
         "name": "someone/model",
         "revision": "v1",
         "allow_patterns": ["model.safetensors", "config.json", "tokenizer/*"],
+        "ignore_patterns": None,
     }
 
 
@@ -215,6 +219,6 @@ def test_an_unreachable_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
     def download(*_: Any, **__: Any) -> str:
         raise OSError("no route to host\nand a long story")
 
-    monkeypatch.setattr(saving, "snapshot_download", download)
+    monkeypatch.setattr(finding, "snapshot_download", download)
     with pytest.raises(ModelError, match=r"someone/model is neither a folder here nor .* Hub: no route to host and"):
         DualEncoder.from_pretrained("someone/model")
