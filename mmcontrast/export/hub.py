@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmcontrast.export.card_usage import name_on_hub
 from mmcontrast.export.hub_client import Say, clear_errors, session
-from mmcontrast.export.hub_plan import Content, Plan, local_files, make_plan, refuse_other
+from mmcontrast.export.hub_plan import CARD, Content, Plan, local_files, make_plan, refuse_other
 from mmcontrast.export.hub_repository import MAIN, Repository, logged_in
 from mmcontrast.export.marker import read_marker
 
@@ -98,4 +99,9 @@ def check_target(
 
 
 def _as_published(files: dict[str, Content], repo: str) -> dict[str, Content]:
-    return files
+    """The files as they are on the Hub, where the code on the card loads the model by its name."""
+    if CARD not in files:
+        return files
+    card = files[CARD]
+    text = card.decode() if isinstance(card, bytes) else card.read_text(encoding="utf-8")
+    return {**files, CARD: name_on_hub(text, repo).encode()}
