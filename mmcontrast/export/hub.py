@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmcontrast.export.hub_client import Say, clear_errors, session
-from mmcontrast.export.hub_plan import Content, Plan, local_files, make_plan, refuse_other
+from mmcontrast.export.hub_plan import Content, Plan, bytes_of, local_files, make_plan, refuse_other
 from mmcontrast.export.hub_repository import MAIN, Repository, logged_in
 from mmcontrast.export.marker import read_marker
+from mmcontrast.export.open_clip_folder import CONFIG, pointed_at
 
 TIMEOUT = 60.0
 """Seconds that the Hub may be silent."""
@@ -98,4 +99,7 @@ def check_target(
 
 
 def _as_published(files: dict[str, Content], repo: str) -> dict[str, Content]:
-    return files
+    """open_clip finds the tokenizer of a repository by its name."""
+    if CONFIG not in files:
+        return files
+    return files | {CONFIG: pointed_at(bytes_of(files[CONFIG]), repo)}
