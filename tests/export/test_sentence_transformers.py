@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from model_fakes import CAPTIONS, CONTEXT, CORPUS, tiny_model
 from PIL import Image
 
 from mmcontrast.errors import ModelError
-from mmcontrast.export.checking import TOLERANCE, Examples, check
+from mmcontrast.export.checking import TOLERANCE, Examples
 from mmcontrast.export.formats import export_model
 from mmcontrast.models import SentencePieceTokenizer, train_sentencepiece
 
@@ -41,18 +40,11 @@ def test_the_library_gives_our_features(
     exported = export_model(model, ["sentence_transformers"], tmp_path / "out", examples=EXAMPLES)
     found = exported.agreements["sentence_transformers"]
     assert max(found.image, found.text, found.zero_shot) <= TOLERANCE
-    config = exported.folder / "sentence_bert_config.json"
-    if image == "open_clip_vit":  # the check can fail
-        values = json.loads(config.read_text())
-        values["processing_kwargs"]["text"]["max_length"] = 5
-        config.write_text(json.dumps(values))
-        with pytest.raises(ModelError, match="sentence_transformers gives other numbers"):
-            check(model, "sentence_transformers", exported.folder, EXAMPLES)
 
 
 def test_what_transformers_cannot_express_is_told(tokenizer: SentencePieceTokenizer, tmp_path: Path) -> None:
     model = tiny_model(tokenizer, "open_clip_vit", {"library": "bag_of_words", "projection": "mlp"})
-    with pytest.raises(ModelError, match="sentence_transformers needs .* a head of two layers .*the format onnx can"):
+    with pytest.raises(ModelError, match=r"sentence_transformers needs .* a head of two layers .*the format onnx can"):
         export_model(model, ["sentence_transformers"], tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
