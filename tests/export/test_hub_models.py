@@ -22,6 +22,7 @@ from mmcontrast.models import (
     train_sentencepiece,
 )
 
+OTHERS = ("transformers",)
 CAPTIONS = ["a red dog on the grass", "two green cars"]
 _LOAD = """
 import sys
@@ -47,6 +48,27 @@ except ModelError as error:
     print(error)
 np.savez(result, **features)
 """
+_OTHERS = """
+import sys, warnings
+warnings.simplefilter("ignore")
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoModel, AutoProcessor
+
+picture, result, captions = Image.open(sys.argv[1]).convert("RGB"), sys.argv[2], sys.argv[3:]
+features = {}
+def note(name, image, text):
+    both = torch.cat([torch.as_tensor(image), torch.as_tensor(text)])
+    features[name] = torch.nn.functional.normalize(both, dim=-1).numpy()
+with torch.inference_mode():
+    given = AutoProcessor.from_pretrained("org/tiny")(
+        images=[picture], text=captions, padding=True, return_tensors="pt"
+    )
+    found = AutoModel.from_pretrained("org/tiny").eval()(**given)
+    note("transformers", found.image_embeds, found.text_embeds)
+np.savez(result, **features)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +78,9 @@ def own() -> DualEncoder:
     spec = ModelSpec(
         embed_dim=12,
         image=ImageTowerSpec(library="open_clip", image_size=32, kwargs=kwargs),
-        text=TextTowerSpec(library="open_clip", context_length=16, kwargs={"width": 16, "heads": 2, "layers": 1}),
+        text=TextTowerSpec(library="open_clip", context_length=40, kwargs={"width": 16, "heads": 2, "layers": 1}),
     )
-    tokenizer = SentencePieceTokenizer(train_sentencepiece([*CAPTIONS, *words], 300), 16)
+    tokenizer = SentencePieceTokenizer(train_sentencepiece([*CAPTIONS, *words], 283), 40)
     return build_dual_encoder(spec, tokenizer, seed=0).eval()
 
 
@@ -71,7 +93,8 @@ def hub() -> Iterator[Hub]:
 def test_by_command_and_by_method(hub: Hub, own: DualEncoder, tmp_path: Path) -> None:
     own.save_pretrained(tmp_path / "model")
     model = str(tmp_path / "model")
-    words = ["-m", "mmcontrast", "export", model, "--format", "mmcontrast", "--no-check", "--push-to-hub", "org/tiny"]
+    formats = [word for name in ("mmcontrast", *OTHERS) for word in ("--format", name)]
+    words = ["-m", "mmcontrast", "export", model, *formats, "--no-check", "--push-to-hub", "org/tiny"]
     listed = run(hub, tmp_path, *words, "--dry-run", token=None)
     assert listed.returncode == 0, listed.stderr
     assert listed.stdout.startswith("would push to org/tiny (main); the repository is new\n")
@@ -83,13 +106,22 @@ def test_by_command_and_by_method(hub: Hub, own: DualEncoder, tmp_path: Path) ->
     kept = {path.relative_to(tmp_path / "kept").as_posix() for path in (tmp_path / "kept").rglob("*") if path.is_file()}
     assert {*hub.repos["org/tiny"].files()} == {*kept, ".gitattributes"}
 
-    Image.linear_gradient("L").save(tmp_path / "picture.png")
-    loaded = run(hub, tmp_path, "-c", _LOAD, str(tmp_path / "picture.png"), str(tmp_path / "found.npz"), *CAPTIONS)
+    given = [str(tmp_path / "picture.png"), str(tmp_path / "found.npz"), *CAPTIONS]
+    Image.linear_gradient("L").save(given[0])
+    loaded = run(hub, tmp_path, "-c", _LOAD, *given)
     assert loaded.returncode == 0, loaded.stderr
     assert loaded.stdout.startswith("org/again holds another model (")
-    expected = np.concatenate([own.encode_image(Image.linear_gradient("L")), own.encode_text(CAPTIONS)])
-    with np.load(tmp_path / "found.npz") as found:
-        assert set(found.files) == {"by name", "snapshot", "pushed again"}
-        for features in found.values():
-            np.testing.assert_allclose(features, expected, atol=1e-6)
+    agree(own, Path(given[1]), {"by name", "snapshot", "pushed again"})
     assert json.loads(hub.repos["org/again"].files()["mmcontrast_export.json"])["formats"] == ["mmcontrast"]
+
+    loaded = run(hub, tmp_path, "-c", _OTHERS, *given)
+    assert loaded.returncode == 0, loaded.stderr
+    agree(own, Path(given[1]), set(OTHERS))
+
+
+def agree(own: DualEncoder, found: Path, names: set[str]) -> None:
+    expected = np.concatenate([own.encode_image(Image.linear_gradient("L")), own.encode_text(CAPTIONS)])
+    with np.load(found) as features:
+        assert set(features.files) == names
+        for name in names:
+            np.testing.assert_allclose(features[name], expected, atol=1e-5, err_msg=name)
