@@ -7,6 +7,8 @@ longer written. It says from which commit it starts, so that it can be sent agai
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from mmcontrast.export.hub_plan import Content, Plan, local_files, make_plan, re
 from mmcontrast.export.hub_repository import MAIN, Repository, logged_in
 from mmcontrast.export.marker import read_marker
 
+OPEN_CLIP_CONFIG = "open_clip_config.json"
 TIMEOUT = 60.0
 """Seconds that the Hub may be silent."""
 
@@ -98,4 +101,13 @@ def check_target(
 
 
 def _as_published(files: dict[str, Content], repo: str) -> dict[str, Content]:
-    return files
+    """The files, but open_clip's config names the repository that its tokenizer is read from."""
+    config = files.get(OPEN_CLIP_CONFIG)
+    if not isinstance(config, Path):
+        return files
+    from mmcontrast.export.to_open_clip import point_tokenizer_at  # brings torch along
+
+    with tempfile.TemporaryDirectory() as temporary:  # the export itself goes on to be loaded from where it lies
+        copy = Path(shutil.copy2(config, temporary))
+        point_tokenizer_at(copy.parent, repo)
+        return files | {OPEN_CLIP_CONFIG: copy.read_bytes()}
