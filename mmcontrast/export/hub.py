@@ -12,8 +12,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmcontrast.export.card_usage import name_on_hub
 from mmcontrast.export.hub_client import Say, clear_errors, session
-from mmcontrast.export.hub_plan import Content, Plan, local_files, make_plan, refuse_other
+from mmcontrast.export.hub_plan import CARD, Content, Plan, bytes_of, local_files, make_plan, refuse_other
 from mmcontrast.export.hub_repository import MAIN, Repository, logged_in
 from mmcontrast.export.marker import read_marker
 
@@ -101,13 +102,15 @@ def check_target(
 
 
 def _as_published(files: dict[str, Content], repo: str) -> dict[str, Content]:
-    """The files, but open_clip's config names the repository that its tokenizer is read from."""
-    config = files.get(OPEN_CLIP_CONFIG)
-    if not isinstance(config, Path):
-        return files
-    from mmcontrast.export.to_open_clip import point_tokenizer_at  # brings torch along
+    """The files as they are on the Hub, where the code on the card and open_clip's config name the repository."""
+    changed: dict[str, Content] = {}
+    if CARD in files:
+        changed[CARD] = name_on_hub(bytes_of(files[CARD]).decode(), repo).encode()
+    if isinstance(config := files.get(OPEN_CLIP_CONFIG), Path):
+        from mmcontrast.export.to_open_clip import point_tokenizer_at  # brings torch along
 
-    with tempfile.TemporaryDirectory() as temporary:  # the export itself goes on to be loaded from where it lies
-        copy = Path(shutil.copy2(config, temporary))
-        point_tokenizer_at(copy.parent, repo)
-        return files | {OPEN_CLIP_CONFIG: copy.read_bytes()}
+        with tempfile.TemporaryDirectory() as temporary:  # the export itself goes on to be loaded from where it lies
+            copy = Path(shutil.copy2(config, temporary))
+            point_tokenizer_at(copy.parent, repo)
+            changed[OPEN_CLIP_CONFIG] = copy.read_bytes()
+    return files | changed

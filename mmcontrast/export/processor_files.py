@@ -39,7 +39,7 @@ def write_processor(preprocess: ImagePreprocess, folder: Path) -> None:
 
 def crops_alike(preprocess: ImagePreprocess, width: int, height: int) -> bool:
     """Whether transformers crops an upright picture of this size exactly as `ImagePreprocess` does."""
-    if preprocess.resize == "squash":
+    if preprocess.resize == "squash" or preprocess.crop_rounding == "down":
         return True
     short, long = sorted((width, height))
     return (int(preprocess.image_size * long / short) - preprocess.image_size) % 4 != 3

@@ -117,6 +117,7 @@ def test_the_crop_differs_where_said_and_only_there(tmp_path: Path) -> None:
         alike = torch.equal(theirs.round(decimals=3), preprocess.normalise(preprocess.batch([image])).round(decimals=3))
         assert alike == crops_alike(preprocess, *size), size
     assert crops_alike(ImagePreprocess(32, resize="squash"), 32, 35)
+    assert crops_alike(ImagePreprocess(32, crop_rounding="down"), 32, 35)
 
 
 def test_one_transparent_colour_becomes_white_unless_it_is_forgotten(tmp_path: Path) -> None:
