@@ -7,8 +7,6 @@ longer written. It says from which commit it starts, so that it can be sent agai
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +15,8 @@ from mmcontrast.export.hub_client import Say, clear_errors, session
 from mmcontrast.export.hub_plan import CARD, Content, Plan, bytes_of, local_files, make_plan, refuse_other
 from mmcontrast.export.hub_repository import MAIN, Repository, logged_in
 from mmcontrast.export.marker import read_marker
+from mmcontrast.export.open_clip_folder import CONFIG, pointed_at
 
-OPEN_CLIP_CONFIG = "open_clip_config.json"
 TIMEOUT = 60.0
 """Seconds that the Hub may be silent."""
 
@@ -102,15 +100,10 @@ def check_target(
 
 
 def _as_published(files: dict[str, Content], repo: str) -> dict[str, Content]:
-    """The files as they are on the Hub, where the code on the card and open_clip's config name the repository."""
-    changed: dict[str, Content] = {}
+    """The files as they are on the Hub, where code on the card, and open_clip its tokenizer, find things by name."""
+    named: dict[str, Content] = {}
     if CARD in files:
-        changed[CARD] = name_on_hub(bytes_of(files[CARD]).decode(), repo).encode()
-    if isinstance(config := files.get(OPEN_CLIP_CONFIG), Path):
-        from mmcontrast.export.to_open_clip import point_tokenizer_at  # brings torch along
-
-        with tempfile.TemporaryDirectory() as temporary:  # the export itself goes on to be loaded from where it lies
-            copy = Path(shutil.copy2(config, temporary))
-            point_tokenizer_at(copy.parent, repo)
-            changed[OPEN_CLIP_CONFIG] = copy.read_bytes()
-    return files | changed
+        named[CARD] = name_on_hub(bytes_of(files[CARD]).decode("utf-8"), repo).encode()
+    if CONFIG in files:
+        named[CONFIG] = pointed_at(bytes_of(files[CONFIG]), repo)
+    return files | named
