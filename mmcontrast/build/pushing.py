@@ -10,6 +10,7 @@ from mmcontrast.build.exporting import export_model
 from mmcontrast.build.jobs import load_encoder
 from mmcontrast.data import PairSource
 from mmcontrast.errors import ModelError
+from mmcontrast.export.card_facts import CardAnswers
 from mmcontrast.export.hub import Pushed, check_target, push
 from mmcontrast.export.marker import is_export
 from mmcontrast.models import DualEncoder
@@ -29,6 +30,7 @@ def push_to_hub(
     overwrite: bool = False,
     data: PairSource | str | Path | None = None,
     check: bool = True,
+    card: CardAnswers | None = None,
     say: Callable[[str], object] | None = None,
 ) -> Pushed:
     """Export a model and publish it on the Hub, in one commit: all of it, or nothing.
@@ -40,7 +42,7 @@ def push_to_hub(
     Args:
         model: a model, its folder, its Hub name, or the folder of an export, which is pushed as it is.
         repo: "organisation/name"; made if it is not there.
-        formats, data, check: as for `export_model`.
+        formats, data, check, card: as for `export_model`.
         output: keep the export in this folder.
         private: whether a new repository is; one that is public already is refused.
         revision: a branch, made from main if it is not there; None is main.
@@ -54,15 +56,15 @@ def push_to_hub(
     """
     options = {"private": private, "revision": revision, "overwrite": overwrite}
     if not isinstance(model, DualEncoder) and is_export(Path(model).expanduser()):
-        if output is not None or formats != "all":
-            raise ModelError(f"{model} is an export already: it is pushed as it is, without formats and output")
+        if output is not None or formats != "all" or card not in (None, CardAnswers()):
+            raise ModelError(f"{model} is an export already: it is pushed as it is, without formats, output and card")
         return push(model, repo, dry_run=dry_run, say=say, **options)  # type: ignore[arg-type]
     if not dry_run:
         digest = model_digest(without_adapters(load_encoder(model)))
         check_target(repo, digest, **options)  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "export" if output is None else Path(output)
-        exported = export_model(model, folder, formats, data=data, check=check, say=say)
+        exported = export_model(model, folder, formats, data=data, check=check, card=card, say=say)
         if say is not None:
             for name, found in exported.agreements.items():
                 say(f"{name}: greatest difference {max(found.image, found.text, found.zero_shot):.1e}")

@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from mmcontrast.cli.options import Model
+from mmcontrast.cli.options import (
+    CardDatasets,
+    CardEvalDataset,
+    CardLanguages,
+    CardLicence,
+    CardName,
+    CardPictures,
+    CardWatts,
+    Model,
+)
 from mmcontrast.cli.output import show_export, show_push, show_remark
 
 
@@ -28,6 +37,13 @@ def export(
     check: Annotated[
         bool, typer.Option(help="Load the export with its own library in a fresh process and compare.")
     ] = True,
+    name: CardName = None,
+    licence: CardLicence = None,
+    datasets: CardDatasets = None,
+    eval_dataset: CardEvalDataset = None,
+    languages: CardLanguages = None,
+    pictures: CardPictures = None,
+    watts: CardWatts = None,
     repo: Annotated[
         str | None, typer.Option("--push-to-hub", metavar="ORG/NAME", help="Publish it there; MODEL may be an export.")
     ] = None,
@@ -40,7 +56,10 @@ def export(
         bool, typer.Option("--overwrite", help="Replace another model or README.md in the repository.")
     ] = False,
 ) -> None:
-    """Write a model so that transformers, open_clip, sentence-transformers or onnxruntime load it as their own."""
+    """Write a model so that transformers, open_clip, sentence-transformers or onnxruntime load it as their own.
+
+    Its card, README.md, tells of the training where MODEL is RUN/model.
+    """
     wanted: list[str] | str = "all" if not formats or "all" in formats else formats
     if repo is None:
         pushing = {"--private": private, "--revision": revision, "--dry-run": dry_run, "--overwrite": overwrite}
@@ -48,12 +67,14 @@ def export(
             raise typer.BadParameter(f"{given[0]} goes with --push-to-hub")
         if output is None:
             raise typer.BadParameter("give --output FOLDER, or --push-to-hub ORG/NAME")
-        from mmcontrast import build
-
-        show_export(build.export_model(model, output, wanted, data=data, check=check, say=show_remark))
-        return
     from mmcontrast import build
+    from mmcontrast.export.card_facts import CardAnswers
 
+    card = CardAnswers(name, licence, datasets or (), eval_dataset, languages or (), pictures, watts)
+    if repo is None:
+        assert output is not None
+        show_export(build.export_model(model, output, wanted, data=data, check=check, card=card, say=show_remark))
+        return
     pushed = build.push_to_hub(
         model,
         repo,
@@ -65,6 +86,7 @@ def export(
         overwrite=overwrite,
         data=data,
         check=check,
+        card=card,
         say=show_remark,
     )
     show_push(pushed)
