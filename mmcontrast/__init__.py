@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .build import evaluate as evaluate
     from .build import export_model as export_model
     from .build import inspect_negatives as inspect_negatives
+    from .build import push_to_hub as push_to_hub
     from .build import train as train
     from .config import load_config as load_config
     from .data import open_source as open_source
@@ -31,6 +32,7 @@ _ROOMS = {
     "load_config": "config",
     "load_features": "embedding_reading",
     "open_source": "data",
+    "push_to_hub": "build",
     "symmetric_info_nce": "losses",
     "train": "build",
 }
@@ -45,6 +47,7 @@ __all__ = [
     "load_config",
     "load_features",
     "open_source",
+    "push_to_hub",
     "symmetric_info_nce",
     "train",
 ]

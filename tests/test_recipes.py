@@ -13,6 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hub_clients import environment
+from hub_server import running_hub
 from tiny_runs import ROOT, tiny_config
 
 import mmcontrast
@@ -24,7 +26,7 @@ STANDARD = {*sys.stdlib_module_names}
 
 
 def test_the_promised_recipes_are_there() -> None:
-    assert {path.stem for path in RECIPES} >= {"pretrain", "zero_shot_eval"}
+    assert {path.stem for path in RECIPES} >= {"pretrain", "zero_shot_eval", "export_to_hub"}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -45,9 +47,9 @@ def test_short_and_public(path: Path) -> None:
     assert (ast.get_docstring(tree) or "").count(f"Example: python recipes/{path.name} ") == 1
 
 
-def run(name: str, *words: str | Path) -> Any:
+def run(name: str, *words: str | Path, **settings: str) -> Any:
     """Run a recipe as a user does; returns the JSON at the end of what it prints."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | settings
     command = [sys.executable, str(ROOT / "recipes" / f"{name}.py"), *map(str, words)]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment, check=False)
     assert finished.returncode == 0, finished.stderr
@@ -70,6 +72,15 @@ def test_zero_shot_eval(tiny_run: Path, tmp_path: Path) -> None:
     results = run("zero_shot_eval", tiny_run / "model", tmp_path / "scenes.parquet", *words)
     assert results.keys() == {"a {}", "there is a {}", "a {} + there is a {}"}
     assert all(scores.keys() == {"acc1", "acc5", "mean_per_class_recall"} for scores in results.values())
+
+
+def test_export_to_hub(tiny_run: Path, tmp_path: Path) -> None:
+    with running_hub() as hub:
+        settings = environment(hub, tmp_path)
+        words = [tiny_run / "model", "org/tiny", "--private", "--format", "mmcontrast"]
+        done = run("export_to_hub", *words, "--publish", **settings)
+        assert done["commit"] == hub.repos["org/tiny"].branches["main"]
+        assert done["embed_dim"] == 16
 
 
 def test_no_recipe_is_left_out() -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .merging import merge as merge
     from .merging import sweep as sweep
     from .negatives import inspect_negatives as inspect_negatives
+    from .pushing import push_to_hub as push_to_hub
     from .run import Results as Results
     from .run import train as train
 
@@ -33,6 +34,7 @@ _FILES = {
     "holds_quickstart": "jobs",
     "inspect_negatives": "negatives",
     "merge": "merging",
+    "push_to_hub": "pushing",
     "quickstart_config": "jobs",
     "sweep": "merging",
     "train": "run",
@@ -49,6 +51,7 @@ __all__ = [
     "holds_quickstart",
     "inspect_negatives",
     "merge",
+    "push_to_hub",
     "quickstart_config",
     "sweep",
     "train",

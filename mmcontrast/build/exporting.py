@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from mmcontrast.build.card_examples import example_pictures, may_be_shown
+from mmcontrast.build.carding import FoundRun, card_facts, find_run
 from mmcontrast.build.jobs import load_encoder
+from mmcontrast.build.parts import open_pairs
 from mmcontrast.data import PairSource, open_source
+from mmcontrast.errors import DataError
+from mmcontrast.export.card import write_card
+from mmcontrast.export.card_facts import CardAnswers, ExamplePicture
+from mmcontrast.export.card_metadata import check_answers
 from mmcontrast.export.checking import Examples
 from mmcontrast.export.formats import Exported, refuse_foreign
 from mmcontrast.export.formats import export_model as write_formats
@@ -24,6 +32,7 @@ def export_model(
     *,
     data: PairSource | str | Path | None = None,
     check: bool = True,
+    card: CardAnswers | None = None,
     say: Callable[[str], object] | None = None,
 ) -> Exported:
     """Write a model so that transformers, open_clip, sentence-transformers or onnxruntime load it as their own.
@@ -35,6 +44,8 @@ def export_model(
             express the model.
         data: pairs to check the export with, as for `open_source`; None takes embedded scenes.
         check: load the export with each library in a fresh process, offline, and compare features and scores.
+        card: what only its author can say of the model: licence, languages... The card (README.md) is always written;
+            where the model is RUN/model, with the data, recipe and results of the run.
         say: told what is being done.
 
     Raises:
@@ -42,9 +53,43 @@ def export_model(
             holds something else.
     """
     refuse_foreign(Path(output))  # before anything is loaded
+    answers = card or CardAnswers()
+    check_answers(answers)
     chosen = formats if formats == "all" else [formats] if isinstance(formats, str) else list(formats)
     examples = _examples("synthetic://scenes" if data is None else data) if check else None
-    return write_formats(load_encoder(model), chosen, output, examples=examples, say=say)  # type: ignore[arg-type]
+    encoder, run = load_encoder(model), find_run(model, say)
+    pictures, gallery = _pictures(encoder, run, data, answers.pictures, say)
+    name = "model" if isinstance(model, DualEncoder) else Path(model).resolve().name
+
+    def describe(folder: Path, names: Sequence[str]) -> None:
+        write_card(folder, replace(card_facts(encoder, names, run, answers, name), examples=pictures, gallery=gallery))
+
+    return write_formats(encoder, chosen, output, examples=examples, describe=describe, say=say)  # type: ignore[arg-type]
+
+
+def _pictures(
+    model: DualEncoder,
+    run: FoundRun | None,
+    data: PairSource | str | Path | None,
+    wanted: bool | None,
+    say: Callable[[str], object] | None,
+) -> tuple[Sequence[ExamplePicture], int]:
+    """Examples out of the run's validation pairs, or of `data` where there is no run; see `CardAnswers.pictures`."""
+    of_run = None if run is None else run.config.data.validation or run.config.data.train
+    name = of_run.path if of_run is not None else "" if data is None else str(getattr(data, "name", data))
+    if not name or not may_be_shown(name, wanted):
+        return [], 0
+    try:
+        if run is not None and of_run is not None:
+            return example_pictures(model, open_pairs(run.config, of_run))
+        assert data is not None
+        return example_pictures(model, data if isinstance(data, PairSource) else open_source(data))
+    except DataError as error:
+        if wanted:
+            raise
+        if say is not None:
+            say(f"no pictures on the card: {error}")
+        return [], 0
 
 
 def _examples(data: PairSource | str | Path) -> Examples:

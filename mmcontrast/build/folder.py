@@ -39,6 +39,8 @@ class RunFolder:
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.jsonl"
         self.results = self.path / "results.json"
+        self.intervals = self.path / "intervals.json"
+        self.facts = self.path / "facts.json"
         self.bad_rows = self.path / "bad_rows.jsonl"
         self.bad_steps = self.path / "bad_steps.jsonl"
         self.report = self.path / "report.html"
@@ -84,7 +86,8 @@ class RunFolder:
         elif self.config.exists():
             for old in (self.model, self.tokenizer, self.checkpoints, self.path / "tensorboard"):
                 shutil.rmtree(old, ignore_errors=True)
-            for file in (self.metrics, self.results, self.bad_rows, self.bad_steps, self.report):
+            written = (self.metrics, self.results, self.intervals, self.facts)
+            for file in (*written, self.bad_rows, self.bad_steps, self.report):
                 file.unlink(missing_ok=True)
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -120,7 +123,11 @@ class RunFolder:
 
     def write_results(self, results: dict[str, Any]) -> None:
         """results.json, whole or not at all."""
-        write_text(self.results, json.dumps(results, indent=2, allow_nan=False) + "\n")
+        self.write_json(self.results, results)
+
+    def write_json(self, path: Path, values: dict[str, Any]) -> None:
+        """One of the folder's JSON files, whole or not at all."""
+        write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
 
     def history(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""

@@ -11,6 +11,7 @@ from mmcontrast.build.folder import RunFolder
 from mmcontrast.build.remarks import remarks
 from mmcontrast.config import Config
 from mmcontrast.data import PairSource
+from mmcontrast.evaluation.intervals import Intervals
 from mmcontrast.evaluation.tasks import Evaluation
 from mmcontrast.preprocess import decode_image
 from mmcontrast.report import ReportInputs, retrieval_examples, write_report
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from mmcontrast.training.schedule import Progress
 
 
+INTERVALS = "ranges beneath the results are 95 % bootstrap intervals over pictures, with the gallery as it is"
+
+
 def write_run_report(
     config: Config,
     folder: RunFolder,
@@ -32,6 +36,7 @@ def write_run_report(
     source: PairSource | None,
     facts: dict[str, str],
     inspection: NegativesView | None = None,
+    intervals: dict[str, Intervals] | None = None,
 ) -> None:
     """RUN/report.html: curves, metrics, galleries and confusion of the best model."""
     gallery, history = GalleryPair([], []), folder.history()
@@ -46,6 +51,7 @@ def write_run_report(
             history=history,
             results={} if evaluation is None else evaluation.results,
             chance={} if evaluation is None else chance(evaluation),
+            intervals=intervals or {},
             facts={**facts, "steps": f"{progress.global_step:,}", "best at step": f"{progress.best_step:,}"},
             image_queries=gallery.image_queries,
             text_queries=gallery.text_queries,
@@ -58,6 +64,7 @@ def write_run_report(
             inspection=inspection,
             notes=[
                 *([] if evaluation is None else remarks(evaluation)),
+                *([INTERVALS] if intervals else []),
                 *few_negatives_note(history, config.training.global_batch_size),
             ],
         ),

@@ -17,6 +17,7 @@ from mmcontrast.build.folder import RunFolder
 from mmcontrast.build.negatives import negatives_of_run
 from mmcontrast.build.objective import make_judge, make_objective
 from mmcontrast.build.reporting import write_run_report
+from mmcontrast.build.run_facts import run_facts, run_intervals
 from mmcontrast.build.run_lock import RunLock
 from mmcontrast.build.trainer import make_schedule, make_trainer, save_model
 from mmcontrast.build.validation import Validation
@@ -94,9 +95,24 @@ class Run:
                 evaluation = self.validation.evaluate(best)
                 results = evaluation.results
             self.folder.write_results(results)
+            intervals = None if evaluation is None else run_intervals(evaluation)
+            if intervals is not None:
+                self.folder.write_json(self.folder.intervals, intervals)
             source = None if self.validation is None else self.validation.source
             inspection = self._inspect(best)
-            write_run_report(self.config, self.folder, trainer.progress, evaluation, source, self.facts, inspection)
+            device = trainer.accelerator.device
+            told = run_facts(self.source, evaluation, trainer.progress, device, inspection)
+            self.folder.write_json(self.folder.facts, told)
+            write_run_report(
+                self.config,
+                self.folder,
+                trainer.progress,
+                evaluation,
+                source,
+                self.facts,
+                inspection,
+                None if intervals is None else intervals["intervals"],
+            )
             self.console.print(
                 f"model {self.folder.model}  report {self.folder.report}", highlight=False, soft_wrap=True
             )

@@ -11,6 +11,7 @@ import typer
 
 from mmcontrast.cli.embedding import embed
 from mmcontrast.cli.exit_codes import Commands
+from mmcontrast.cli.exporting import export
 from mmcontrast.cli.merging import merge
 from mmcontrast.cli.options import (
     MODEL_HELP,
@@ -28,7 +29,6 @@ from mmcontrast.cli.options import (
 from mmcontrast.cli.output import (
     check_json_output,
     progress,
-    show_export,
     show_negatives,
     show_remark,
     show_run,
@@ -204,29 +204,7 @@ def negatives(
     show_negatives(found, output, json_file)
 
 
-@app.command(epilog="Example: mmcontrast export runs/flickr8k/model --format all --output exported")
-def export(
-    model: Model,
-    output: Annotated[Path, typer.Option(help="New folder, or an earlier export, which is replaced.")],
-    formats: Annotated[
-        list[str] | None,
-        typer.Option("--format", help="transformers, open_clip, sentence_transformers, onnx or all; repeatable."),
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="Pairs to check the export with; embedded scenes if left out.")
-    ] = None,
-    check: Annotated[
-        bool, typer.Option(help="Load the export with its own library in a fresh process and compare.")
-    ] = True,
-) -> None:
-    """Write a model so that transformers, open_clip, sentence-transformers or onnxruntime load it as their own."""
-    from mmcontrast import build
-
-    chosen = formats or ["all"]
-    wanted = "all" if "all" in chosen else chosen
-    show_export(build.export_model(model, output, wanted, data=data, check=check, say=show_remark))
-
-
+app.command(epilog="Example: mmcontrast export runs/flickr8k/model --format all --output exported")(export)
 app.command(epilog="Example: mmcontrast merge start tuned/model --sweep 0,0.1,...,1 --data val.csv --output mix")(merge)
 
 

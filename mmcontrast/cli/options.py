@@ -22,3 +22,28 @@ CaptionColumns = Annotated[
 LabelColumn = Annotated[str | None, typer.Option(help="Column of class labels.")]
 GroupColumn = Annotated[str | None, typer.Option(help="Column of groups that belong together.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pictures or captions embedded at a time.")]
+CardName = Annotated[str | None, typer.Option("--name", help="Name of the model on its card (default: the run's).")]
+CardLicence = Annotated[
+    str | None, typer.Option("--license", help="Licence of the model on its card, such as apache-2.0.")
+]
+CardDatasets = Annotated[
+    list[str] | None,
+    typer.Option("--dataset", metavar="NAME[=LICENCE]", help="Training data on the card, and its licence; repeatable."),
+]
+CardEvalDataset = Annotated[
+    str | None, typer.Option(metavar="OWNER/NAME", help="Validation data on the Hub, which the results are tied to.")
+]
+CardLanguages = Annotated[
+    list[str] | None,
+    typer.Option("--language", metavar="CODE", help="Language of the captions: en, de...; repeatable."),
+]
+CardPictures = Annotated[
+    bool | None,
+    typer.Option(
+        "--pictures/--no-pictures",
+        help="Show some of the data's pictures on the card: only where you may (default: of synthetic scenes only).",
+    ),
+]
+CardWatts = Annotated[
+    float | None, typer.Option(help="Draw of the whole machine in training, to estimate energy on the card.")
+]

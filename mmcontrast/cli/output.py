@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from mmcontrast.build import Results, Sweep
     from mmcontrast.export.formats import Exported
+    from mmcontrast.export.hub import Pushed
 
 Scores = Mapping[str, Mapping[str, float | None]]
 
@@ -100,6 +101,17 @@ def show_export(exported: Exported) -> None:
     for name, reason in exported.left_out.items():
         show_remark(f"{name} left out: {reason}")
     typer.echo(f"written to {exported.folder}")
+
+
+def show_push(pushed: Pushed) -> None:
+    """What is, or would be, on the Hub, file by file."""
+    where = f"{pushed.repo} ({pushed.revision})"
+    new = f"; the {pushed.creates} is new" if pushed.creates else ""
+    typer.echo(f"{'would push' if pushed.commit is None else 'pushed'} to {where}{new}")
+    for line in pushed.plan.lines():
+        typer.echo(line)
+    if pushed.commit is not None:
+        typer.echo(f"published: {pushed.url}  commit {pushed.commit}")
 
 
 def show_sweep(sweep: Sweep, folder: Path) -> None:

@@ -53,17 +53,35 @@ def retrieval_metrics(
         `image_to_text_recall@k`, `image_to_text_mean_rank`, `image_to_text_median_rank`, `image_to_text_map@r`,
         the same for `text_to_image`, `map@r` (mean of both) and `mean_recall` (mean of all recalls there are).
     """
+    if strict:
+        check_features(image_features, "image")
+        check_features(text_features, "text")
+        check_ks(ks, len(image_features), "pictures")
+        check_ks(ks, len(text_features), "captions")
+    return summarise(*rank_pairs(image_features, text_features, keys, chunk=chunk, progress=progress), ks)
+
+
+def rank_pairs(
+    image_features: Tensor,
+    text_features: Tensor,
+    keys: PositiveKeys,
+    *,
+    chunk: int | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> tuple[Ranking, Ranking]:
+    """What became of the n pictures and of the m texts as queries; arguments as `retrieval_metrics`."""
     check_features(image_features, "image")
     check_features(text_features, "text")
     _check_sizes(image_features, text_features, keys)
-    if strict:
-        check_ks(ks, len(image_features), "pictures")
-        check_ks(ks, len(text_features), "captions")
     if chunk is not None and chunk < 1:
         raise DataError(f"chunk is {chunk}, it must be at least 1")
-    by_image, by_text = _rankings(image_features, text_features, keys, chunk, progress)
-    to_text = _summary(by_image, ks, len(text_features))
-    to_image = _summary(by_text, ks, len(image_features))
+    return _rankings(image_features, text_features, keys, chunk, progress)
+
+
+def summarise(by_image: Ranking, by_text: Ranking, ks: Sequence[int] = RECALL_KS) -> Metrics:
+    """The metrics of `retrieval_metrics` from the rankings of both ways; None for a k above the size of a gallery."""
+    to_text = _summary(by_image, ks, len(by_text.ranks))
+    to_image = _summary(by_text, ks, len(by_image.ranks))
     result: Metrics = {f"image_to_text_{name}": value for name, value in to_text.items()}
     result |= {f"text_to_image_{name}": value for name, value in to_image.items()}
     recalls = [value for name, value in result.items() if "_recall@" in name and value is not None]

@@ -18,7 +18,8 @@ from mmcontrast.evaluation.classnames import prompt_classnames
 from mmcontrast.evaluation.feature_memory import FeatureMemory
 from mmcontrast.evaluation.metrics import Metrics
 from mmcontrast.evaluation.positives import PositiveKeys, caption_keys, check_rule, id_keys, value_keys
-from mmcontrast.evaluation.retrieval import RECALL_KS, check_ks, retrieval_metrics
+from mmcontrast.evaluation.ranking import Ranking
+from mmcontrast.evaluation.retrieval import RECALL_KS, check_ks, rank_pairs, summarise
 from mmcontrast.evaluation.zero_shot import DEFAULT_TEMPLATES, ZeroShotResult, check_templates, class_weights, classify
 from mmcontrast.preprocess import MAX_IMAGE_PIXELS
 from mmcontrast.types import BadRow
@@ -79,6 +80,7 @@ class Evaluation:
         spelled: class names of the data set -> as spelled in the prompts.
         templates: of the prompts.
         notes: what the reader should know of these numbers.
+        rankings: of the pictures and of the captions as queries, or None without retrieval.
     """
 
     results: dict[str, Metrics]
@@ -88,6 +90,7 @@ class Evaluation:
     spelled: dict[str, str] = field(default_factory=dict)
     templates: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    rankings: tuple[Ranking, Ranking] | None = None
 
 
 def embed_data(
@@ -193,20 +196,23 @@ def run_tasks(
         memory=memory,
     )
     results: dict[str, Metrics] = {}
+    rankings: tuple[Ranking, Ranking] | None = None
     notes = _bad_row_notes(data)
     if "retrieval" in tasks:
         notes += _small_gallery_notes(data, ks, strict)
         keys = data.positive_keys(positives)
-        results["retrieval"] = retrieval_metrics(data.image_features, data.text_features, keys, ks=ks, strict=strict)
+        rankings = rank_pairs(data.image_features, data.text_features, keys)
+        results["retrieval"] = summarise(*rankings, ks)
     if "zero_shot" not in tasks:
-        return Evaluation(results, data, positives, notes=notes)
+        return Evaluation(results, data, positives, notes=notes, rankings=rankings)
     encode = partial(embed_texts, encoder, batch_size=batch_size)
     names = _class_names(data, classnames)
     spelled = prompt_classnames(names, classnames, words or set())
     zero_shot, unlabelled = _zero_shot(data, encode, spelled, templates)
     results["zero_shot"] = zero_shot.metrics
     mapping = dict(zip(names, spelled, strict=True))
-    return Evaluation(results, data, positives, zero_shot, mapping, templates, [*notes, *unlabelled, *zero_shot.notes])
+    notes += [*unlabelled, *zero_shot.notes]
+    return Evaluation(results, data, positives, zero_shot, mapping, templates, notes, rankings)
 
 
 def _zero_shot(

@@ -31,6 +31,8 @@ class ZeroShotResult:
         confusion: (c, c) int64 counts, row = true class, column = predicted class.
         class_names: c, as spelled in the prompts.
         predictions: (n,) int64.
+        ranks: (n,) int64 of the true class, from 1.
+        labels: (n,) int64.
         notes: what the reader should know, e.g. classes without pictures.
     """
 
@@ -38,6 +40,8 @@ class ZeroShotResult:
     confusion: Tensor
     class_names: list[str]
     predictions: Tensor
+    ranks: Tensor
+    labels: Tensor
     notes: list[str] = field(default_factory=list)
 
 
@@ -103,7 +107,9 @@ def classify(image_features: Tensor, labels: Tensor, weights: Tensor, class_name
     confusion = metrics.confusion_matrix(predictions, labels, len(class_names))
     values = metrics.accuracies(ranks, len(class_names))
     values["mean_per_class_recall"] = metrics.mean_per_class_recall(confusion)
-    return ZeroShotResult(values, confusion, list(class_names), predictions, _notes(confusion, class_names))
+    return ZeroShotResult(
+        values, confusion, list(class_names), predictions, ranks, labels, _notes(confusion, class_names)
+    )
 
 
 def _notes(confusion: Tensor, class_names: Sequence[str]) -> list[str]:

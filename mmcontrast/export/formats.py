@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, get_args
 
 from mmcontrast.errors import ModelError
 from mmcontrast.export.checking import Agreement, Examples, check
+from mmcontrast.export.marker import is_export, mark
 from mmcontrast.models import DualEncoder
+from mmcontrast.models.fingerprint import model_digest
 from mmcontrast.models.lora import without_adapters
 
-Format = Literal["transformers", "open_clip", "sentence_transformers", "onnx"]
+Format = Literal["transformers", "open_clip", "sentence_transformers", "onnx", "mmcontrast"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-MARKER = "mmcontrast_export.json"
-"""Written last into each export; a folder without it, and not empty, is somebody else's."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,7 @@ def export_model(
     folder: str | Path,
     *,
     examples: Examples | None = None,
+    describe: Callable[[Path, Sequence[Format]], object] | None = None,
     say: Callable[[str], object] | None = None,
 ) -> Exported:
     """Write a model in one or several formats into one folder, which appears when all is written and checked.
@@ -53,6 +52,7 @@ def export_model(
         folder: new, empty, or of an earlier export, which is replaced.
         examples: pictures and captions to check with: each library loads the folder in a fresh, offline process,
             and its features and zero-shot scores are compared with ours. None leaves the check out.
+        describe: writes the model card; told the folder, while it is not in its place yet, and the formats in it.
         say: told what is being done.
 
     Raises:
@@ -86,7 +86,10 @@ def export_model(
                 if name not in left_out:
                     _tell(say, f"checking {name}")
                     agreements[name] = check(model, name, new, examples)
-        mark(new, [name for name in wanted if name not in left_out])
+        written = [name for name in wanted if name not in left_out]
+        if describe is not None:
+            describe(new, written)
+        mark(new, written, model_digest(model))
         put_in_place(new, folder)
     return Exported(folder, agreements, left_out)
 
@@ -100,21 +103,8 @@ def refuse_foreign(folder: Path) -> None:
     """An error where `folder` is a file, or holds anything but an earlier export."""
     if folder.exists() and not folder.is_dir():
         raise ModelError(f"{folder} is a file; an export needs a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).is_file():
+    if folder.is_dir() and any(folder.iterdir()) and not is_export(folder):
         raise ModelError(f"{folder} holds other files than an export; choose a new or empty folder")
-
-
-def mark(folder: Path, formats: Sequence[Format]) -> None:
-    """Say in the folder that it is an export, and of which formats."""
-    values = {"mmcontrast": _version(), "formats": list(formats)}
-    (folder / MARKER).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-
-
-def _version() -> str:
-    try:
-        return version("mmcontrast")
-    except PackageNotFoundError:  # a checkout that is not installed
-        return "0+unknown"
 
 
 def put_in_place(new: Path, folder: Path) -> None:

@@ -222,6 +222,12 @@ class DualEncoder(nn.Module):
         model = load_model(name, revision)
         return model if device is None else model.to(device)
 
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Publish this model as `mmcontrast.push_to_hub` does, with its options and errors; returns the commit."""
+        import mmcontrast  # the public face: models know nothing of exports
+
+        return mmcontrast.push_to_hub(self, repo_id, **options).commit or ""
+
     def _image_features(self, image: Tensor) -> Tensor:
         check_images(image, self.preprocess.image_size)
         if image.dtype == torch.uint8:

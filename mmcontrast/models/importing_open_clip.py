@@ -93,7 +93,10 @@ def _check_activation(name: str, architecture: str, model: Mapping[str, Any], pr
     if trained == built:
         return
     other = f"{architecture}-quickgelu" if trained else architecture.removesuffix("-quickgelu")
-    mend = f"; take {other}" if other in open_clip.list_models() else ""
+    if other != architecture and other in open_clip.list_models():
+        mend = f"; take {other}"
+    else:  # the repository has a config of its own
+        mend = f"; take hf-hub:{os.path.split(pretrained['hf_hub'])[0]}" if pretrained.get("hf_hub") else ""
     raise ModelError(
         f"{name}: the weights were trained with quick_gelu {trained}, but {architecture} has quick_gelu {built}{mend}"
     )

@@ -31,6 +31,7 @@ def read_tokenizer(text_cfg: Mapping[str, Any], folder: Path | None) -> Tokenize
     options = {key: value for key, value in (text_cfg.get("tokenizer_kwargs") or {}).items() if value}
     name = text_cfg.get("hf_tokenizer_name")
     cleaning = options.pop("clean", "whitespace" if name else "lower")
+    blank_end = bool(name and options.pop("strip_sep_token", False))
     if text_cfg.get("tokenizer_mode"):
         options["tokenizer_mode"] = text_cfg["tokenizer_mode"]
     if options:
@@ -40,7 +41,7 @@ def read_tokenizer(text_cfg: Mapping[str, Any], folder: Path | None) -> Tokenize
             raise ModelError(f"text_cfg.tokenizer_kwargs.clean {cleaning!r} is not supported with CLIP's own tokenizer")
         return ClipTokenizer(length)
     in_folder = folder is not None and any((folder / file).is_file() for file in _TOKENIZER_FILES)
-    tokenizer = TransformersTokenizer(folder if in_folder and folder else name, length, cleaning)
+    tokenizer = TransformersTokenizer(folder if in_folder and folder else name, length, cleaning, blank_end)
     if not tokenizer.marks_its_end():
         raise ModelError(f"tokenizer {name!r} sets no end mark, or pads on the left, which is not supported")
     return tokenizer

@@ -71,7 +71,7 @@ def read_image_processor(folder: Path) -> ImagePreprocess:
         std=_three(processor.image_std, f"{where}: image_std"),
         resize=resize,
         interpolation=_interpolation(processor.resample, where),
-        crop_rounding="down",
+        crop_rounding="down" if resize == "shortest" else "even",
     )
 
 

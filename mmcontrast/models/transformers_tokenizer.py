@@ -35,6 +35,7 @@ class TransformersTokenizer:
         cleaning: what open_clip does to a caption before this tokenizer: mends broken Unicode and HTML entities and
             joins white space ("whitespace"), and puts it in lower case ("lower"), without punctuation
             ("canonicalize"); None leaves it as it is.
+        blank_end: the end mark becomes id 0, as open_clip's `strip_sep_token` has it (CLIPA).
 
     Raises:
         ModelError: it cannot be loaded, has no end mark, or turns plain captions into nothing or unknowns.
@@ -42,7 +43,9 @@ class TransformersTokenizer:
 
     kind = "transformers"
 
-    def __init__(self, name: str | Path, context_length: int, cleaning: Cleaning | None = None) -> None:
+    def __init__(
+        self, name: str | Path, context_length: int, cleaning: Cleaning | None = None, blank_end: bool = False
+    ) -> None:
         if cleaning is not None and cleaning not in get_args(Cleaning):
             raise ModelError(
                 f"tokenizer {str(name)!r}: no cleaning {cleaning!r}; choose {', '.join(get_args(Cleaning))}"
@@ -54,7 +57,9 @@ class TransformersTokenizer:
         tokenizer: Any = self._tokenizer
         self.context_length = context_length
         self.cleaning = cleaning
-        self.eos_id = self._first_id(str(name), "an end mark", tokenizer.eos_token_id, tokenizer.sep_token_id)
+        self._end = self._first_id(str(name), "an end mark", tokenizer.eos_token_id, tokenizer.sep_token_id)
+        self.blank_end = blank_end
+        self.eos_id = 0 if blank_end else self._end
         self.pad_id = self._first_id(str(name), "padding", tokenizer.pad_token_id, self.eos_id)
         self.bos_id = next((i for i in (tokenizer.bos_token_id, tokenizer.cls_token_id) if i is not None), None)
         self.vocab_size = max([len(tokenizer) - 1, *tokenizer.get_vocab().values()]) + 1
@@ -79,12 +84,13 @@ class TransformersTokenizer:
             captions = [get_clean_fn(self.cleaning)(caption) for caption in captions]
         # verbose=False: it would warn of its own maximum length, while cutting and counting is ours.
         rows = self._tokenizer(list(captions), verbose=False)["input_ids"]
-        return [row if row and row[-1] == self.eos_id else [*row, self.eos_id] for row in rows]
+        rows = [row if row and row[-1] == self._end else [*row, self._end] for row in rows]
+        return [[0 if i == self._end else i for i in row] for row in rows] if self.blank_end else rows
 
     def marks_its_end(self) -> bool:
         """Whether the tokenizer itself sets the end mark (else it is added here), and pads on the right."""
         rows = self._tokenizer(list(_PROBES), verbose=False)["input_ids"]
-        return self._tokenizer.padding_side == "right" and all(row and row[-1] == self.eos_id for row in rows)
+        return self._tokenizer.padding_side == "right" and all(row and row[-1] == self._end for row in rows)
 
     @property
     def gives_mask(self) -> bool:
@@ -127,15 +133,15 @@ class TransformersTokenizer:
     def save(self, folder: Path) -> None:
         """Write the tokenizer's own files into an existing folder."""
         self._tokenizer.save_pretrained(str(folder))
-        if self.cleaning is not None:
-            (folder / _CLEANING_FILE).write_text(json.dumps({"cleaning": self.cleaning}) + "\n", encoding="utf-8")
+        if self.cleaning is not None:  # only open_clip's checkpoints have either
+            values = {"cleaning": self.cleaning, "blank_end": self.blank_end}
+            (folder / _CLEANING_FILE).write_text(json.dumps(values) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path, context_length: int) -> TransformersTokenizer:
         """The inverse of `save`."""
         file = folder / _CLEANING_FILE
-        cleaning = json.loads(file.read_text(encoding="utf-8"))["cleaning"] if file.is_file() else None
-        return cls(folder, context_length, cleaning)
+        return cls(folder, context_length, **(json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}))
 
 
 def _plain(words: Any) -> set[str]:

@@ -58,6 +58,7 @@ class ReportInputs:
         history: the lines of metrics.jsonl. Lines with "split" are evaluations.
         results: {task: {metric: value}}; None and NaN are shown as a dash.
         chance: the same for a model that guesses; shown beside the results where given.
+        intervals: {task: {metric: (low, high)}} of the results, at 95 %; shown beneath them where given.
         facts: short label -> value, shown under the headline (parameters, data set, duration, ...).
         image_queries: pictures that looked for captions.
         text_queries: captions that looked for pictures.
@@ -73,6 +74,7 @@ class ReportInputs:
     history: Sequence[Mapping[str, Any]] = ()
     results: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     chance: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    intervals: Mapping[str, Mapping[str, tuple[float, float] | None]] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
     image_queries: Sequence[RetrievalExample] = ()
     text_queries: Sequence[RetrievalExample] = ()

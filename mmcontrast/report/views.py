@@ -32,13 +32,14 @@ _HEADLINES = (
 
 @dataclass(frozen=True)
 class MetricRow:
-    """A metric as it is printed; `times` is how many times chance it is, or ""."""
+    """A metric as it is printed; `times` is how many times chance it is, `interval` its 95 % interval, or ""."""
 
     name: str
     value: str
     chance: str = ""
     times: str = ""
     share: float | None = None
+    interval: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,10 @@ def format_metric(name: str, value: Any) -> str:
     return f"{number:,.0f}" if number == round(number) else f"{number:,.4g}"
 
 
-def metric_row(name: str, value: Any, chance: Any, label: str | None = None) -> MetricRow:
-    """A metric beside chance, where that is known."""
+def metric_row(
+    name: str, value: Any, chance: Any, label: str | None = None, interval: tuple[float, float] | None = None
+) -> MetricRow:
+    """A metric beside chance and above its interval, where those are known."""
     number, guess = as_number(value), as_number(chance)
     times = number / guess if is_share(name) and guess > 0 and number >= 0 else math.nan
     return MetricRow(
@@ -76,6 +79,7 @@ def metric_row(name: str, value: Any, chance: Any, label: str | None = None) -> 
         chance="" if math.isnan(guess) else format_metric(name, guess),
         times="" if math.isnan(times) else f"{times:.0f}×" if times >= 10 else f"{times:.1f}×",
         share=number if is_share(name) and 0 <= number <= 1 else None,
+        interval="" if interval is None else " – ".join(format_metric(name, end) for end in interval),
     )
 
 
@@ -83,7 +87,9 @@ def metric_tables(inputs: ReportInputs) -> dict[str, list[MetricRow]]:
     """Task -> rows of the metrics that have one value only."""
     return {
         _task_title(task): [
-            metric_row(name, value, inputs.chance.get(task, {}).get(name))
+            metric_row(
+                name, value, inputs.chance.get(task, {}).get(name), interval=inputs.intervals.get(task, {}).get(name)
+            )
             for name, value in metrics.items()
             if not name.startswith(DIRECTIONS)
         ]
@@ -95,14 +101,16 @@ def direction_tables(inputs: ReportInputs) -> dict[str, list[tuple[str, list[Met
     """Task -> (metric, its rows in the two DIRECTIONS), for the metrics that have a direction."""
     tables: dict[str, list[tuple[str, list[MetricRow | None]]]] = {}
     for task, metrics in inputs.results.items():
-        chance = inputs.chance.get(task, {})
+        chance, intervals = inputs.chance.get(task, {}), inputs.intervals.get(task, {})
         bare = dict.fromkeys(name.removeprefix(d) for d in DIRECTIONS for name in metrics if name.startswith(d))
         if bare:
             tables[_task_title(task)] = [
                 (
                     readable(name),
                     [
-                        metric_row(n, metrics[n], chance.get(n)) if (n := d + name) in metrics else None
+                        metric_row(n, metrics[n], chance.get(n), interval=intervals.get(n))
+                        if (n := d + name) in metrics
+                        else None
                         for d in DIRECTIONS
                     ],
                 )

@@ -66,7 +66,7 @@ def model_of(run: Path) -> mmcontrast.DualEncoder:
 def test_the_folder_holds_the_promised_names(tiny_run: Path) -> None:
     names = {path.name for path in tiny_run.iterdir()}
     promised = {"config.yaml", "metrics.jsonl", "results.json", "model", "checkpoints", "report.html", "bad_rows.jsonl"}
-    assert names == promised | {"tokenizer"}
+    assert names == promised | {"tokenizer", "intervals.json", "facts.json"}
     assert load_config(tiny_run) == tiny_config(tiny_run)
     assert (tiny_run / "bad_rows.jsonl").read_text() == ""
     assert sorted(path.name for path in (tiny_run / "checkpoints").iterdir()) == [

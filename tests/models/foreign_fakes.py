@@ -69,7 +69,7 @@ def open_clip_folder(
     return folder
 
 
-def clip_words(folder: Path, mask: bool = True) -> PreTrainedTokenizerFast:
+def clip_words(folder: Path, mask: bool = True, **special: str) -> PreTrainedTokenizerFast:
     """Begin and end marks, lower case, padding: a small vocabulary of words whose greatest id is the end mark."""
     sep = "</s>"
     letters = [chr(i) for i in range(ord("a"), ord("z") + 1)]
@@ -85,6 +85,7 @@ def clip_words(folder: Path, mask: bool = True) -> PreTrainedTokenizerFast:
         unk_token="<unk>",
         bos_token="<s>",
         eos_token=sep,
+        **special,
         model_max_length=CONTEXT,
         model_input_names=["input_ids", "attention_mask"] if mask else ["input_ids"],
     )

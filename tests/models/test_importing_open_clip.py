@@ -14,7 +14,8 @@ from model_fakes import SIZE, TINY_BERT
 from safetensors.torch import load_file, save_file
 
 from mmcontrast.errors import ModelError
-from mmcontrast.models import DualEncoder
+from mmcontrast.models import ClipTokenizer, DualEncoder, importing_open_clip
+from mmcontrast.models.importing_preprocess import read_open_clip
 
 
 def _theirs(folder: Path | str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -96,6 +97,15 @@ def test_a_tokenizer_of_transformers_in_the_folder(cleaning: str, tmp_path: Path
     assert torch.equal(torch.nn.functional.pad(ids, (0, CONTEXT - ids.shape[1]), value=model.tokenizer.pad_id), theirs)
 
 
+def test_an_end_mark_that_is_stripped(tmp_path: Path) -> None:
+    """CLIPA's way: the end mark becomes 0, the padding, which the tower reads."""
+    words = clip_words(tmp_path / "clip", sep_token="</s>")
+    options = {"tokenizer_kwargs": {"strip_sep_token": True}, "no_causal_mask": True, "pool_type": "last"}
+    text = {"hf_tokenizer_name": "x", "vocab_size": len(words), **options}
+    model = _assert_same(open_clip_folder(tmp_path / "clip", text=text), tmp_path / "ours")
+    assert model.tokenizer(CAPTIONS).input_ids[0, -1] == 0
+
+
 @pytest.mark.parametrize(
     ("pooler", "projection", "embed_dim"),
     [
@@ -161,7 +171,7 @@ def test_what_would_change_the_numbers_is_one_clear_line(values: dict[str, Any],
     ],
     ids=str,
 )
-def test_a_config_that_the_weights_contradict(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_a_config_that_the_weights_contradict(change: dict[str, Any], message: str, tmp_path: Path, hub: Path) -> None:
     folder = open_clip_folder(tmp_path / "clip")
     path = folder / "open_clip_config.json"
     values = json.loads(path.read_text())
@@ -209,6 +219,32 @@ def test_wrong_names_are_one_clear_line(name: str, message: str, monkeypatch: py
     with pytest.raises(ModelError, match=message) as caught:
         DualEncoder.from_pretrained(name)
     assert "\n" not in str(caught.value)
+
+
+def test_every_config_of_open_clip_is_understood() -> None:
+    clip = ClipTokenizer(CONTEXT)  # slow to make
+    for name in open_clip.list_models():
+        config = open_clip.get_model_config(name)
+        assert set(config) <= importing_open_clip._KEYS | importing_open_clip._INITIAL, name
+        importing_open_clip._image_tower(config)
+        if not config["text_cfg"].get("hf_tokenizer_name"):  # others are had from the Hub
+            importing_open_clip._text_tower(config, clip)
+
+
+def test_every_tag_has_a_preprocessing_and_an_activation() -> None:
+    mended = 0
+    for architecture, tag in open_clip.list_pretrained():
+        known = open_clip.pretrained.get_pretrained_cfg(architecture, tag)
+        read_open_clip({key: known[key] for key in ("mean", "std", "interpolation", "resize_mode")}, 224)
+        try:
+            config = open_clip.get_model_config(architecture)
+            importing_open_clip._check_activation("x", architecture, config, known)
+        except ModelError as error:
+            take = str(error).partition("; take ")[2]
+            assert take.startswith("hf-hub:") or take in open_clip.list_models()
+            assert take != architecture
+            mended += 1
+    assert mended > 20
 
 
 @pytest.fixture
