@@ -56,8 +56,10 @@ def claimed(folder: Path, manifest: dict[str, Any]) -> Iterator[None]:
 def _check_same(folder: Path, manifest: dict[str, Any]) -> None:
     try:
         before = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except ValueError:
-        raise DataError(f"{folder / MANIFEST} is damaged: remove {folder} and embed again") from None
+    except (ValueError, RecursionError):
+        before = None
+    if not isinstance(before, dict):
+        raise DataError(f"{folder / MANIFEST} is damaged: remove {folder} and embed again")
     for key, value in manifest.items():
         if key != "source" and before.get(key) != value:
             what = _WHAT.get(key, f"with {key} {before.get(key)}, not {value}")

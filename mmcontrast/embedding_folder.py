@@ -244,7 +244,10 @@ def _finish(
 
 def _summary(folder: Path) -> EmbedSummary | None:
     path = folder / SUMMARY
-    return EmbedSummary(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    try:
+        return EmbedSummary(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    except (ValueError, TypeError, RecursionError):
+        return None  # as if it were not there: it is written again
 
 
 def _left(data: PairSource | PairStream, place: Place) -> int | None:

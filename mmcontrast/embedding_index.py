@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mmcontrast.embedding_reading import FeatureFolder, ShardedArray, Side
 from mmcontrast.embedding_shards import write_json
-from mmcontrast.errors import MMContrastError
+from mmcontrast.errors import DataError, MMContrastError
 
 INDEX = "index.json"
 EXACT_UP_TO = 200_000
@@ -94,10 +94,11 @@ def read_index_list(features: FeatureFolder) -> dict[str, SideIndex] | None:
     try:
         values = json.loads((features.folder / INDEX).read_text(encoding="utf-8"))
         sides = {side: SideIndex(**made) for side, made in values.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
     whole = all(
-        made.features == len(features.side("image" if side == "image" else "text"))
+        Path(made.file).name == made.file
+        and made.features == len(features.side("image" if side == "image" else "text"))
         and (features.folder / made.file).is_file()
         for side, made in sides.items()
     )
@@ -114,7 +115,13 @@ def search(features: FeatureFolder, queries: Scores, k: int, side: Side) -> tupl
         faiss = import_module("faiss")
     except ImportError:
         return exact_search(features.side(side), queries, k)
-    index = faiss.read_index(str(features.folder / sides[side].file))
+    file = features.folder / sides[side].file
+    try:
+        index = faiss.read_index(str(file))
+    except (RuntimeError, MemoryError) as error:
+        raise DataError(
+            f"{file} is damaged ({' '.join(str(error).split())[:200]}): remove it and call embed again"
+        ) from None
     scores, positions = index.search(np.ascontiguousarray(queries), k)
     return np.where(positions < 0, -np.inf, scores), positions
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -86,16 +87,35 @@ class ShardedArray:
     def _shard(self, number: int) -> Floats:
         file = self._files[number]
         if file.suffix == ".parquet":
-            return self._read(file)
+            with _damage_of(file):
+                return self._checked(self._read(file), number)
         if number not in self._maps:
-            self._maps[number] = np.load(file, mmap_mode="r", allow_pickle=False)
+            with _damage_of(file):
+                # Not np.load, which also opens zip archives and pickles.
+                self._maps[number] = self._checked(np.lib.format.open_memmap(file, mode="r"), number)
         return self._maps[number]
+
+    def _checked(self, features: Floats, number: int) -> Floats:
+        wanted = (self._starts[number + 1] - self._starts[number], self.shape[1])
+        if features.shape != wanted or features.dtype != self.dtype:
+            raise ValueError(f"{features.dtype} of shape {features.shape} instead of {self.dtype} of {wanted}")
+        return features
 
 
 def _parquet_features(file: Path) -> Floats:
     column = pq.read_table(file, columns=["feature"], memory_map=True)["feature"].combine_chunks()
     values: Floats = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
     return values
+
+
+@contextmanager
+def _damage_of(file: Path) -> Iterator[None]:
+    """Whatever readers stumble over in a file becomes one line."""
+    try:
+        yield
+    except Exception as error:  # numpy, Arrow and Python each have kinds of their own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{file} is damaged ({reason[:200]}): remove {file.parent} and embed again") from None
 
 
 class Rows(Sequence[dict[str, Any]]):
@@ -119,7 +139,14 @@ class Rows(Sequence[dict[str, Any]]):
         if not 0 <= i < len(self):
             raise IndexError(f"there are {len(self)} rows, and none at {i}")
         number = bisect_right(self._starts, i) - 1
-        return self._read(self._files[number])[i - self._starts[number]]
+        return self._shard(number)[i - self._starts[number]]
+
+    def _shard(self, number: int) -> list[dict[str, Any]]:
+        with _damage_of(self._files[number]):
+            rows, wanted = self._read(self._files[number]), self._starts[number + 1] - self._starts[number]
+            if len(rows) != wanted or not all(isinstance(row, dict) for row in rows):
+                raise ValueError(f"{len(rows)} rows instead of {wanted}, or some that are no objects")
+            return rows
 
 
 def _read_rows(file: Path) -> list[dict[str, Any]]:
@@ -146,8 +173,7 @@ class FeatureFolder:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).expanduser()
         manifest = self._json(MANIFEST)
-        if manifest.get("format_version", FORMAT_VERSION + 1) > FORMAT_VERSION:
-            raise DataError(f"{self.folder} was written by a newer mmcontrast: upgrade to read it")
+        form, dtype, dimension = self._form(manifest)
         if not (self.folder / SUMMARY).is_file():
             raise DataError(f"{self.folder} is not complete: call `mmcontrast embed` again as before")
         self.summary = self._json(SUMMARY)
@@ -155,14 +181,12 @@ class FeatureFolder:
         for shard in shards:
             if name := damaged_file(self.folder, shard):
                 raise DataError(f"{self.folder / name} is missing or cut off: embed again as before, which mends it")
-        form: Format = manifest["format"]
         names = [shard_files(shard.number, form) for shard in shards]
 
         def features(side: str, counts: list[int]) -> ShardedArray:
             chosen = [(self.folder / own[side], count) for own, count in zip(names, counts, strict=True) if count]
-            return ShardedArray([f for f, _ in chosen], [c for _, c in chosen], manifest["embed_dim"], dtype)
+            return ShardedArray([f for f, _ in chosen], [c for _, c in chosen], dimension, dtype)
 
-        dtype = manifest["dtype"]
         self.image = features("images", [shard.images for shard in shards])
         self.text = features("texts", [shard.texts for shard in shards])
         rows = [
@@ -171,6 +195,17 @@ class FeatureFolder:
             if shard.images
         ]
         self.rows = Rows([file for file, _ in rows], [count for _, count in rows])
+
+    def _form(self, manifest: Mapping[str, Any]) -> tuple[Format, str, int]:
+        """Kind of the shards, and type and size of the features."""
+        version, dimension = manifest.get("format_version"), manifest.get("embed_dim")
+        form, dtype = manifest.get("format"), manifest.get("dtype")
+        if type(version) is int and version > FORMAT_VERSION:
+            raise DataError(f"{self.folder} was written by a newer mmcontrast: upgrade to read it")
+        known = type(version) is int and form in ("npy", "parquet") and dtype in ("float32", "float16")
+        if known and isinstance(dimension, int) and dimension > 0:
+            return form, dtype, dimension  # type: ignore[return-value]
+        raise DataError(f"{self.folder / MANIFEST} is damaged: remove {self.folder} and embed again")
 
     @property
     def text_image(self) -> NDArray[np.int64]:
@@ -204,8 +239,10 @@ class FeatureFolder:
             values: dict[str, Any] = json.loads((self.folder / name).read_text(encoding="utf-8"))
         except OSError:
             raise DataError(f"{self.folder} is no folder of `mmcontrast embed`: it has no {name}") from None
-        except ValueError:
-            raise DataError(f"{self.folder / name} is damaged: remove {self.folder} and embed again") from None
+        except (ValueError, RecursionError):
+            values = None  # type: ignore[assignment]
+        if not isinstance(values, dict):
+            raise DataError(f"{self.folder / name} is damaged: remove {self.folder} and embed again")
         return values
 
 

@@ -22,6 +22,7 @@ Format = Literal["npy", "parquet"]
 Floats = NDArray[np.floating[Any]]
 MANIFEST, SHARDS, SUMMARY, BAD_ROWS = "manifest.json", "shards.jsonl", "embed.json", "bad_rows.jsonl"
 FORMAT_VERSION = 1
+_NAMES = ("images-", "texts-", "image_features-", "text_features-", "rows-")
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,14 @@ class Shard:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `dataclasses.asdict`."""
         bad_rows = [BadRow(**row) for row in values["bad_rows"]]
-        return cls(**{**values, "place": Place(**values["place"]), "bad_rows": bad_rows})
+        shard = cls(**{**values, "place": Place(**values["place"]), "bad_rows": bad_rows})
+        numbers = [shard.number, shard.images, shard.texts, shard.place.unit, shard.place.offset, shard.place.rows]
+        numbers += shard.files.values()
+        if not all(type(number) is int and 0 <= number < 2**62 for number in numbers):
+            raise ValueError("a number that can be none")
+        if any(not name.startswith(_NAMES) or "/" in name or "\0" in name for name in shard.files):
+            raise ValueError("a file that is none of ours")
+        return shard
 
 
 @dataclass(frozen=True)
@@ -141,7 +149,8 @@ def _write_table(table: pa.Table, file: BinaryIO) -> None:
 
 def json_line(value: Mapping[str, Any]) -> bytes:
     """One line of a .jsonl file."""
-    return json.dumps(value, ensure_ascii=False).encode() + b"\n"
+    # A name that is no valid text leaves halves of characters, which are escaped as JSON has it.
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def read_shards(folder: Path) -> list[Shard]:
@@ -152,7 +161,7 @@ def read_shards(folder: Path) -> list[Shard]:
     lines = [line for line in path.read_bytes().split(b"\n")[:-1] if line]
     try:
         return [Shard.from_dict(json.loads(line)) for line in lines]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path} is damaged ({type(error).__name__}): remove {folder} and embed again") from None
 
 

@@ -1,8 +1,22 @@
 """Errors that are meant for the user: one line that names the file, row or field, and the mend."""
 
+import re
+
+# What a terminal would obey or a reader be misled by: control characters but for line breaks and tabs, marks that
+# turn the direction of text around, line ends of other kinds, and halves of characters that cannot be encoded.
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Text of others, such as a file name or a caption, with its control characters spelt out: ESC as \\x1b."""
+    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
 
 class MMContrastError(Exception):
     """Base of all errors that the command line prints as one line and turns into a non-zero exit code."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())  # it quotes names and cells that others chose
 
 
 class ConfigError(MMContrastError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +20,8 @@ from torch import Tensor
 from mmcontrast.errors import DataError
 
 MAX_IMAGE_PIXELS = 100_000_000
+_WAYS = (("shortest", "squash"), ("bicubic", "bilinear"), ("even", "down"))
+_LONGEST = 200  # times the shorter side; what lies outside of the middle square is cut off in any case
 # Only raster formats that Pillow decodes itself: PDF and EPS would start other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -63,14 +66,11 @@ def decode_image(
             # Our own cap below speaks for Pillow's fixed one; damaged EXIF blocks are no reason to complain.
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
-                if image.width * image.height > max_pixels:
-                    raise DataError(
-                        f"picture of {image.width} x {image.height} pixels is over the limit of {max_pixels} "
-                        "(data.max_image_pixels)"
-                    )
+                _check_size(image, max_pixels)
                 if least_side is not None and (scale := min(image.size) // least_side) > 1:
                     image.draft(None, (image.width // scale, image.height // scale))
                 image.load()
+                _check_size(image, max_pixels)  # icons turn out to be of another size than their header says
                 return to_rgb(image)
     except DataError:
         raise
@@ -80,6 +80,14 @@ def decode_image(
         raise DataError("picture is a decompression bomb") from None
     except Exception as error:  # Pillow's plugins raise whatever a damaged file makes them stumble over
         raise DataError(f"undecodable picture: {type(error).__name__}: {error}") from None
+
+
+def _check_size(image: Image.Image, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise DataError(
+            f"picture of {image.width} x {image.height} pixels is over the limit of {max_pixels} "
+            "(data.max_image_pixels)"
+        )
 
 
 def header_size(source: bytes | Path) -> tuple[int, int]:
@@ -115,8 +123,22 @@ class ImagePreprocess:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ImagePreprocess:
-        """The inverse of `to_dict`, from JSON."""
-        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        """The inverse of `to_dict`, from JSON.
+
+        Raises:
+            ValueError, TypeError, KeyError: a field is unknown or missing, or its value none that it can have.
+        """
+        found = cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        if type(found.image_size) is not int or found.image_size < 1:
+            raise ValueError(f"image_size is {found.image_size!r}")
+        for name in ("mean", "std"):
+            numbers = getattr(found, name)
+            if len(numbers) != 3 or not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers):
+                raise ValueError(f"{name} is {numbers!r}, not three numbers")
+        ways = (found.resize, found.interpolation, found.crop_rounding)
+        if any(way not in known for way, known in zip(ways, _WAYS, strict=True)):
+            raise ValueError(f"resize, interpolation and crop_rounding are {ways!r}")
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -131,6 +153,7 @@ class ImagePreprocess:
         image = to_rgb(image)
         if self.resize == "squash":
             return to_tensor(image.resize((size, size), resampling))
+        image = _without_far_ends(image)
         # Multiplied first, and cut off: as torchvision and transformers do, so that exports agree pixel by pixel.
         width, height = (int(size * side / min(image.size)) for side in image.size)
         left, top = self._margin(width - size), self._margin(height - size)
@@ -156,6 +179,15 @@ class ImagePreprocess:
         mean, std = (_line(values, pixels.shape[2], pixels.device) for values in (self.mean, self.std))
         values = lines.to(torch.float32, copy=True)  # ours, so that no further memory of its size is needed
         return values.sub_(mean).div_(std).view(pixels.shape).permute(0, 3, 1, 2)
+
+
+def _without_far_ends(image: Image.Image) -> Image.Image:
+    """The middle of a picture that is extremely long: a line of 100,000 pixels, scaled up, would fill the memory."""
+    most = _LONGEST * min(image.size)
+    if max(image.size) <= most:
+        return image
+    left, top = (max(0, side - most) // 2 for side in image.size)
+    return image.crop((left, top, left + min(image.width, most), top + min(image.height, most)))
 
 
 @lru_cache(maxsize=64)

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mmcontrast.errors import printable
+
 NO_KEY = 0
 """Value of a caption or group key that stands for "none": it never equals another row's key."""
 
@@ -21,6 +23,9 @@ class BadRow:
     source: str
     row: int
     reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", printable(str(self.reason)))  # it quotes names and cells of others
 
 
 @dataclass(frozen=True)

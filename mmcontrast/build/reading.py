@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mmcontrast import distributed
+from mmcontrast.build.remarks import show_line
 from mmcontrast.config import Config
 from mmcontrast.data import PairSource
 from mmcontrast.data.caption_table import CaptionTable, tokenize_source
@@ -82,7 +84,7 @@ def image_cache(config: Config, source: PairSource, transform: TrainTransform, c
             source,
             settings,
             workers=data.workers,
-            say=lambda line: console.print(line, highlight=False, soft_wrap=True),
+            say=partial(show_line, console),
             advance=advance,
         )
 
@@ -109,7 +111,7 @@ def counted(console: Console, name: str, total: int) -> Iterator[Callable[[int],
         if not console.is_terminal and now - last > LINE_EVERY:
             last = now
             left = (total - done) * (now - start) / max(1, done)
-            console.print(f"{name} {done}/{total}  eta {left / 60:.1f} min", highlight=False, soft_wrap=True)
+            show_line(console, f"{name} {done}/{total}  eta {left / 60:.1f} min")
 
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(name, total=total)

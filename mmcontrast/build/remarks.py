@@ -1,8 +1,16 @@
-"""What stands beside the numbers of an evaluation."""
+"""What stands beside the numbers of an evaluation, and lines beside the progress of a run."""
 
 from __future__ import annotations
 
+from rich.console import Console
+
+from mmcontrast.errors import printable
 from mmcontrast.evaluation.tasks import Evaluation
+
+
+def show_line(console: Console, line: str) -> None:
+    """A line as it stands: names of files and columns in it are no markup, and cannot command the terminal."""
+    console.print(printable(line), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def remarks(evaluation: Evaluation) -> list[str]:

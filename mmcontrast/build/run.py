@@ -14,8 +14,10 @@ from mmcontrast import distributed
 from mmcontrast.build import parts
 from mmcontrast.build.batches import make_batches
 from mmcontrast.build.folder import RunFolder
+from mmcontrast.build.lost import lost_processes_told
 from mmcontrast.build.negatives import negatives_of_run
 from mmcontrast.build.objective import make_judge, make_objective
+from mmcontrast.build.remarks import show_line
 from mmcontrast.build.reporting import write_run_report
 from mmcontrast.build.run_facts import run_facts, run_intervals
 from mmcontrast.build.run_lock import RunLock
@@ -64,9 +66,10 @@ def train(
     config = config if isinstance(config, Config) else load_config(config)
     lock = RunLock(Path(config.output))
     try:
-        run = prepare(config, console or Console(stderr=True), lock, resume=resume, overwrite=overwrite)
-        run.trainer.fit()
-        return run.finish()
+        with lost_processes_told():
+            run = prepare(config, console or Console(stderr=True), lock, resume=resume, overwrite=overwrite)
+            run.trainer.fit()
+            return run.finish()
     finally:
         lock.release()
 
@@ -87,9 +90,9 @@ class Run:
         """Load the best model from disk, evaluate it, and write results.json and report.html."""
         trainer = self.trainer
         results: dict[str, dict[str, float | None]] = {}
+        self._save_last()
         if distributed.rank() == 0:
             evaluation: Evaluation | None = None
-            self._save_last()
             best = DualEncoder.from_pretrained(self.folder.model, device=trainer.accelerator.device)
             if self.validation is not None:
                 evaluation = self.validation.evaluate(best)
@@ -113,9 +116,7 @@ class Run:
                 inspection,
                 None if intervals is None else intervals["intervals"],
             )
-            self.console.print(
-                f"model {self.folder.model}  report {self.folder.report}", highlight=False, soft_wrap=True
-            )
+            show_line(self.console, f"model {self.folder.model}  report {self.folder.report}")
         distributed.barrier()
         trainer.accelerator.end_training()  # last: it takes the process group down, and with it the ranks
         return Results(self.folder.path, results)
@@ -167,9 +168,9 @@ def prepare(
     source = parts.open_pair_stream(config) if config.data.streaming else parts.open_pairs(config, config.data.train)
     held_out = parts.open_pairs(config, config.data.validation) if config.data.validation else None
     if distributed.rank() == 0:
-        console.print(parts.describe(source), highlight=False, soft_wrap=True)
+        show_line(console, parts.describe(source))
         if held_out is not None:
-            console.print(parts.describe(held_out), highlight=False, soft_wrap=True)
+            show_line(console, parts.describe(held_out))
     num_items = parts.num_items(config, source)
     check_against_data(
         config,

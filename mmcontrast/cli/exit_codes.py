@@ -10,9 +10,10 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from mmcontrast.errors import MMContrastError
+from mmcontrast.errors import MMContrastError, printable
 
 UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
+_MOST_LINES, _LONGEST_LINE = 100, 2000
 _NO_MEMORY = ("can't allocate memory", "not enough memory")  # torch, on a CPU
 
 
@@ -52,7 +53,7 @@ class Commands(TyperGroup):
             code = super().main(words, prog_name, complete_var, False, windows_expand_args, **extra)
         except Exception as error:
             if words != argv:
-                traceback.print_exception(error)
+                typer.echo(printable("".join(traceback.format_exception(error))), err=True)
             code = explain(error)
         if standalone_mode:
             sys.exit(code or 0)
@@ -77,6 +78,10 @@ def explain(error: Exception) -> int:
     else:
         code = UNEXPECTED
         lines = [f"unexpected {type(error).__name__}: {lines[0]} (add --debug for the traceback)"]
-    for line in lines:
-        typer.echo(f"error: {line}", err=True)
+    hidden = len(lines) - _MOST_LINES
+    for line in lines[:_MOST_LINES]:
+        line = printable(line)
+        typer.echo(f"error: {line if len(line) <= _LONGEST_LINE else line[:_LONGEST_LINE] + '...'}", err=True)
+    if hidden > 0:
+        typer.echo(f"error: and {hidden} more of the kind", err=True)
     return code

@@ -12,22 +12,33 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mmcontrast.errors import MMContrastError
+from mmcontrast.errors import UNPRINTABLE, MMContrastError, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
+    from rich.text import Text
 
     from mmcontrast.build import Results, Sweep
     from mmcontrast.export.formats import Exported
     from mmcontrast.export.hub import Pushed
 
+_LONGEST_CELL = 300
 Scores = Mapping[str, Mapping[str, float | None]]
 
 
+def echo(text: str, *, err: bool = False) -> None:
+    """One line on stdout or stderr; names of files and columns in it cannot command the terminal."""
+    typer.echo(printable(text), err=err)
+
+
 def as_json_text(values: Any) -> str:
-    """JSON with a final newline; NaN is refused, since other readers do not know it."""
-    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """JSON with a final newline; NaN is refused, since other readers do not know it.
+
+    Characters that a terminal would obey are escaped as JSON has it.
+    """
+    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def check_json_output(path: Path | None, option: str = "--output") -> None:
@@ -52,7 +63,7 @@ def show_run(run: Results) -> None:
     if os.environ.get("RANK", "0") != "0":
         return
     _table(run.results)
-    typer.echo(f"results: {run.run_dir}/results.json  model: {run.run_dir}/model  report: {run.run_dir}/report.html")
+    echo(f"results: {run.run_dir}/results.json  model: {run.run_dir}/model  report: {run.run_dir}/report.html")
 
 
 def show_scores(results: Scores, output: Path | None) -> None:
@@ -62,20 +73,19 @@ def show_scores(results: Scores, output: Path | None) -> None:
         typer.echo(as_json_text(results), nl=False)
     else:
         write_json(results, output)
-        typer.echo(f"results: {output}")
+        echo(f"results: {output}")
 
 
 def show_negatives(found: Mapping[str, Any], page: Path, json_file: Path | None) -> None:
     """The numbers and the first suspects for people, the JSON in its file."""
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     shares = Table("of all pairs of different rows", "share", "in a batch of 256")
     for name, key in (
         ("known to match (same caption or group)", "known_share"),
         ("believed to match, though nothing says so", "believed_share"),
-        (f"same {found['truth']}, not known to match", "true_share"),
+        (printable(f"same {found['truth']}, not known to match"), "true_share"),
     ):
         if (share := found[key]) is not None:
             share *= 1 if key == "known_share" else 1 - found["known_share"]
@@ -83,24 +93,24 @@ def show_negatives(found: Mapping[str, Any], page: Path, json_file: Path | None)
     pairs = Table("p" if found["calibrated"] else "cosine", "caption", "and the other's caption")
     for pair in found["false_negatives"][:5]:
         value = pair["probability"] if found["calibrated"] else pair["cosine"]
-        pairs.add_row(f"{value:.2f}", Text(pair["caption"]), Text(pair["other_caption"]))
+        pairs.add_row(f"{value:.2f}", _cell(pair["caption"]), _cell(pair["other_caption"]))
     console = Console()
     console.print(shares)
     if pairs.row_count:
         console.print(pairs)
     if json_file is not None:
         write_json(found, json_file)
-    typer.echo(f"page: {page}" + (f"  results: {json_file}" if json_file else ""))
+    echo(f"page: {page}" + (f"  results: {json_file}" if json_file else ""))
 
 
 def show_export(exported: Exported) -> None:
     """How far each library's own results are from ours, and what was left out."""
     for name, found in exported.agreements.items():
         differences = f"image {found.image:.1e}  text {found.text:.1e}  zero-shot {found.zero_shot:.1e}"
-        typer.echo(f"{name}: greatest difference of features and scores: {differences}")
+        echo(f"{name}: greatest difference of features and scores: {differences}")
     for name, reason in exported.left_out.items():
         show_remark(f"{name} left out: {reason}")
-    typer.echo(f"written to {exported.folder}")
+    echo(f"written to {exported.folder}")
 
 
 def show_push(pushed: Pushed) -> None:
@@ -117,29 +127,30 @@ def show_push(pushed: Pushed) -> None:
 def show_sweep(sweep: Sweep, folder: Path) -> None:
     """One line for each alpha with the metrics that stand for all, and what was chosen by what."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table("alpha", *sweep.curves)
+    table = Table("alpha", *(escape(printable(name)) for name in sweep.curves))
     for number, alpha in enumerate(sweep.alphas):
         mark = " *" if sweep.chosen and sweep.chosen["alpha"] == alpha else ""
         table.add_row(f"{alpha:g}{mark}", *(f"{values[number]:.4g}" for values in sweep.curves.values()))
     Console().print(table)
     if chosen := sweep.chosen:
         line = f"chosen: alpha {chosen['alpha']:g}, by {chosen['metric']} = {chosen['value']:.4g} on {chosen['data']}"
-        typer.echo(f"{line}; report its scores on other data than these")
-        typer.echo(f"model: {folder}/model")
-    typer.echo(f"results: {folder}/sweep.json  plot: {folder}/sweep.png")
+        echo(f"{line}; report its scores on other data than these")
+        echo(f"model: {folder}/model")
+    echo(f"results: {folder}/sweep.json  plot: {folder}/sweep.png")
 
 
 def show_remark(line: str) -> None:
     """What the reader of numbers should know, on stderr: stdout may be JSON."""
-    typer.echo(line, err=True)
+    echo(line, err=True)
 
 
 def show_summary(summary: Mapping[str, Any], folder: Path) -> None:
     """What was made, and where."""
-    typer.echo("  ".join(f"{key} {value}" for key, value in summary.items()))
-    typer.echo(f"written to {folder}")
+    echo("  ".join(f"{key} {value}" for key, value in summary.items()))
+    echo(f"written to {folder}")
 
 
 class Advance:
@@ -173,6 +184,7 @@ class Advance:
 def progress(name: str) -> Iterator[Advance]:
     """Progress on stderr while something runs; yields what is told of it."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import (
         BarColumn,
         Progress,
@@ -192,9 +204,17 @@ def progress(name: str) -> Iterator[Advance]:
         TextColumn("eta"),
         TimeRemainingColumn(),
     )
+    name = escape(printable(name))
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         yield Advance(bar, bar.add_task(name, total=None), name, console)
+
+
+def _cell(text: str) -> Text:
+    """Text in a table as it stands: no markup, nothing that a terminal would obey."""
+    from rich.text import Text
+
+    return Text(printable(text if len(text) <= _LONGEST_CELL else text[:_LONGEST_CELL] + "..."))
 
 
 def _table(results: Scores, *, stderr: bool = False) -> None:
@@ -204,6 +224,6 @@ def _table(results: Scores, *, stderr: bool = False) -> None:
     table = Table("task", "metric", "value")
     for task, metrics in results.items():
         for metric, value in metrics.items():
-            table.add_row(task, metric, "-" if value is None else f"{value:.4g}")
+            table.add_row(_cell(task), _cell(metric), "-" if value is None else f"{value:.4g}")
         table.add_section()
     Console(stderr=stderr).print(table)

@@ -14,6 +14,8 @@ from mmcontrast.errors import ConfigError
 # YAML 1.1 asks for a dot and a signed exponent and takes 1e-3 for text.
 _FLOAT = ("tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*(\.[\d_]*)?[eE][-+]?\d+"), list("-+0123456789"))
 _MAX_NODES = 100_000
+_MAX_CHARACTERS = 1_000_000
+_SCALARS = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "timestamp")}
 
 KeyPath = tuple[str | int, ...]
 
@@ -70,7 +72,8 @@ def read_document(path: Path) -> Document:
         ConfigError: no such file, not text, not YAML, or not a mapping at the top.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig") as file:
+            text = file.read(_MAX_CHARACTERS + 1)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; give the path of a YAML config") from None
     except UnicodeDecodeError:
@@ -92,8 +95,11 @@ def parse(text: str, name: str) -> Document:
         ConfigError: `text` is not YAML, or holds tags that the safe loader refuses.
     """
     document = Document(name)
-    loader = _Loader(text)
+    if len(text) > _MAX_CHARACTERS:
+        raise ConfigError(f"{name}: over {_MAX_CHARACTERS} characters; this is no config")
+    loader: _Loader | None = None
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is not None:
             document.values = _Reader(document, loader).value(node, ())
@@ -103,11 +109,13 @@ def parse(text: str, name: str) -> Document:
         raise ConfigError(f"{place}: not valid YAML: {error.problem or error.context}") from None
     except RecursionError:
         raise ConfigError(f"{name}: not valid YAML: nested too deeply") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: impossible dates and numbers
-        reason = " ".join(str(error).split())
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as error:
+        # Others than YAMLError: dates and numbers that cannot be, or words under tags that they do not fit.
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(f"{name}: not valid YAML: {reason}") from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
     return document
 
 
@@ -122,7 +130,7 @@ class _Reader:
 
     def value(self, node: yaml.Node, path: KeyPath) -> Any:
         """Value of a node and, in the document, the origins of the keys inside it."""
-        self.nodes += 1
+        self.nodes += 1 if not isinstance(node, yaml.ScalarNode) else 1 + len(node.value) // 64
         if id(node) in self.open or self.nodes > _MAX_NODES:
             raise yaml.composer.ComposerError(None, None, "aliases that grow without end", node.start_mark)
         self.open.add(id(node))
@@ -133,8 +141,13 @@ class _Reader:
             for position, item in enumerate(node.value):
                 self.document.origins[*path, position] = self.place(item)
                 value.append(self.value(item, (*path, position)))
-        else:
+        elif isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
             value = self.loader.construct_object(node, deep=True)
+            if isinstance(value, int):
+                str(value)  # ValueError where it has thousands of digits, which no message could show
+        else:
+            problem = f"could not determine a constructor for the tag {node.tag!r}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         self.open.discard(id(node))
         return value
 

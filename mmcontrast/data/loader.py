@@ -19,6 +19,7 @@ from mmcontrast.data.dataset import PairDataset, PairItem, bad_row
 from mmcontrast.data.rows import PairSource
 from mmcontrast.data.sampler import GlobalBatchSampler
 from mmcontrast.data.stream import StreamDataset
+from mmcontrast.data.workers import lost_worker
 from mmcontrast.errors import DataError
 from mmcontrast.preprocess import MAX_IMAGE_PIXELS, ImagePreprocess, decode_image, stack_pictures
 from mmcontrast.types import BadRow
@@ -171,6 +172,10 @@ class _Loader(DataLoader[Any]):
             last_line = str(error).strip().splitlines()[-1]
             name = f"{type(error).__module__}.{type(error).__qualname__}: "
             raise type(error)(last_line.removeprefix(name)) from None
+        except RuntimeError as error:
+            if (lost := lost_worker(error)) is not None:
+                raise lost from error
+            raise
 
 
 def _start_worker(worker: int) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmcontrast.data.arrow import arrow_errors, is_bytes, is_text
 from mmcontrast.errors import DataError
 
 IN_MEMORY_BYTES = 64 * 2**20
@@ -64,6 +65,8 @@ def file_problem(path: Path) -> str | None:
         size = os.stat(path).st_size
     except OSError as error:
         return f"missing file: {path} ({error.strerror})" if error.errno != 2 else f"missing file: {path}"
+    except ValueError:  # a zero byte, or half a character
+        return f"missing file: {path} (no file can have this name)"
     if not size:
         return f"empty file: {path}"
     return f"not a file: {path}" if path.is_dir() else None
@@ -79,21 +82,30 @@ class FilePictures:
 
     def __init__(self, roots: Path | Sequence[Path], names: Sequence[str | None]) -> None:
         self.roots = roots
-        # An Arrow array: workers share it, while a list would be copied to each by its reference counts.
-        self.names = pa.array(names, type=pa.large_string())
+        # An Arrow array: workers share it, while a list would be copied to each by its reference counts. Of bytes,
+        # since names of files need not be valid text.
+        stored = [None if name is None else _name_bytes(name) for name in names]
+        self.names = pa.array(stored, type=pa.large_binary())
 
     def get(self, position: int) -> Path:
         """Path of the picture."""
-        name: str | None = self.names[position].as_py()
+        name: bytes | None = self.names[position].as_py()
         if name is None:
             raise DataError("no picture in this row")
-        return picture_path(name, self.roots if isinstance(self.roots, Path) else self.roots[position])
+        return picture_path(os.fsdecode(name), self.roots if isinstance(self.roots, Path) else self.roots[position])
 
     def problem(self, position: int) -> str | None:
         """Missing or empty file."""
         if not self.names[position].is_valid:
             return "no picture in this row"
         return file_problem(self.get(position))
+
+
+def _name_bytes(name: str) -> bytes:
+    try:
+        return os.fsencode(name)
+    except UnicodeEncodeError:  # half a character, which no file has in its name
+        return name.encode("utf-8", "backslashreplace")
 
 
 class ArrowPictures:
@@ -129,7 +141,10 @@ class ArrowPictures:
         cell: bytes | None = data[offset].as_py() if data is not None else None
         if cell:
             return cell
-        name = picture_name(names[offset].as_py()) if names is not None else None
+        try:
+            name = picture_name(names[offset].as_py()) if names is not None else None
+        except UnicodeDecodeError:
+            raise DataError("the picture's name is not UTF-8 text") from None
         if name is None or (data is not None and cell is not None):
             raise DataError("no picture in this row")
         return picture_path(name, self._roots[bisect_right(self._root_starts, position) - 1])
@@ -153,10 +168,12 @@ def _bytes_and_names(chunk: Any) -> tuple[Any, Any]:
         return _bytes_and_names(chunk.storage)
     if pa.types.is_struct(kind):
         parts = dict(zip((field.name for field in kind), chunk.flatten(), strict=True))
-        return parts.get("bytes"), parts.get("path")
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        data, names = parts.get("bytes"), parts.get("path")
+        if all(part is None or fits(part.type) for part, fits in ((data, is_bytes), (names, is_text))):
+            return data, names
+    if is_bytes(kind):
         return chunk, None
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if is_text(kind):
         return None, chunk
     raise DataError(f"pictures must be bytes, file names or structs of them, not {kind}: set data.image_column")
 
@@ -168,7 +185,7 @@ def parquet_column(files: Sequence[str], column: str, rows: int | None) -> Any:
         left = None if rows is None else rows - sum(map(len, chunks))
         if left == 0:
             break
-        with pq.ParquetFile(file, memory_map=True) as parquet:
+        with arrow_errors(file), pq.ParquetFile(file, memory_map=True) as parquet:
             size = _column_bytes(parquet, column)
             total = parquet.metadata.num_rows
             if left is not None and left < total:

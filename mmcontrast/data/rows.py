@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -15,6 +16,7 @@ from mmcontrast.data.columns import Columns
 from mmcontrast.errors import DataError
 from mmcontrast.types import BadRow
 
+_NO_CLASS = 2**53  # whole numbers from here on are not told apart
 _NOT_A_CAPTION = {"nan", "NaN", "<NA>", "NULL", "#N/A"}  # what writers make of a missing text
 
 
@@ -94,37 +96,49 @@ def is_missing(cell: Any) -> bool:
 def clean_captions(cells: Sequence[Any]) -> list[str]:
     """All usable captions in some cells: texts, lists of texts, or records with a text in them."""
     captions: list[str] = []
-    for cell in cells:
+    waiting = list(reversed(cells))  # a stack: lists in JSON can lie deeper in one another than calls can
+    while waiting:
+        cell = waiting.pop()
+        if isinstance(cell, bytes):
+            cell = cell.decode("utf-8", "replace")
         if isinstance(cell, str):
-            text = cell.strip()
+            text = cell.strip() if cell.isascii() else without_surrogates(cell).strip()
             if text and text not in _NOT_A_CAPTION:
-                captions.append(text if text.isascii() else _without_surrogates(text))
+                captions.append(text)
         elif isinstance(cell, dict):
-            captions += clean_captions([cell.get("raw") or cell.get("caption") or cell.get("text")])
-        elif isinstance(cell, Sequence | np.ndarray) and not isinstance(cell, bytes):
-            captions += clean_captions(list(cell))
+            waiting.append(cell.get("raw") or cell.get("caption") or cell.get("text"))
+        elif isinstance(cell, Sequence | np.ndarray):
+            waiting.extend(reversed(list(cell)))
         elif not is_missing(cell):
-            captions.append(cell.decode("utf-8", "replace") if isinstance(cell, bytes) else str(cell))
+            with suppress(ValueError):  # Python refuses to spell numbers of thousands of digits
+                captions.append(str(cell))
     return captions
 
 
-def _without_surrogates(text: str) -> str:
-    # Half an emoji, as JSON escapes can leave behind, cannot be encoded by any tokenizer.
+def without_surrogates(text: str) -> str:
+    """Text without halves of characters, as JSON escapes can leave behind: nothing can encode them."""
     return text.encode("utf-8", "ignore").decode("utf-8")
 
 
 def clean_group(cell: Any) -> str | None:
     """Group id as text."""
-    return None if is_missing(cell) else str(cell)
+    return None if is_missing(cell) else _class_text(cell)
+
+
+def _class_text(cell: Any) -> str:
+    try:
+        return without_surrogates(str(cell))
+    except ValueError:
+        return hex(cell) if isinstance(cell, int) else "?"  # see `clean_captions`
 
 
 def label_number(cell: Any) -> int | None:
     """A class given as a whole number (7, 7.0, "7"; -1 = none), or None if it is something else."""
     try:
         number = float(cell)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
-    return int(number) if number.is_integer() and number >= -1 else None
+    return int(number) if number.is_integer() and -1 <= number < _NO_CLASS else None
 
 
 def encode_labels(
@@ -142,9 +156,9 @@ def encode_labels(
         if names is not None and numbers.max() >= len(names):
             raise DataError(f"{where}: label {numbers.max()} has no name: there are {len(names)} class names")
         return numbers, names
-    names = names or sorted({str(cell) for cell in present})
+    names = names or sorted({_class_text(cell) for cell in present})
     number_of = {name: number for number, name in enumerate(names)}
-    unknown = {str(cell) for cell in present} - number_of.keys()
+    unknown = {_class_text(cell) for cell in present} - number_of.keys()
     if unknown:
         raise DataError(f"{where}: label {sorted(unknown)[0]!r} is none of the class names {names[:10]}")
-    return np.array([-1 if is_missing(cell) else number_of[str(cell)] for cell in cells], dtype=np.int64), names
+    return np.array([-1 if is_missing(cell) else number_of[_class_text(cell)] for cell in cells], dtype=np.int64), names

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmcontrast.data import hub
+from mmcontrast.data.arrow import arrow_errors
 from mmcontrast.data.columns import Columns, Wanted
 from mmcontrast.data.rows import RawRow
 from mmcontrast.data.sources import locate, make_wanted, open_source
@@ -69,7 +70,7 @@ def _parquet_stream(files: Sequence[str], wanted: Wanted, rows: int | None, name
     columns, names = parquet_columns(files, wanted, name)
     units: list[Unit] = []
     for number, file in enumerate(files):
-        with open_parquet(file) as parquet:
+        with open_parquet(file) as parquet, arrow_errors(file):
             groups = parquet.metadata.num_row_groups
         for group in range(groups):
             read = partial(parquet_rows, file, columns, pictures=True, row_group=group)

@@ -12,11 +12,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmcontrast.data.arrow import arrow_errors
 from mmcontrast.data.columns import Columns, Wanted, choose_columns, drop_coarse_group, prefer_label_text
 from mmcontrast.data.map_source import RowSource, collect, no_rows
 from mmcontrast.data.pictures import ArrowPictures, parquet_column
-from mmcontrast.data.rows import RawRow
-from mmcontrast.errors import DataError
+from mmcontrast.data.rows import RawRow, without_surrogates
 
 SAMPLE_ROWS = 2000
 
@@ -25,10 +25,11 @@ def class_names(schema_metadata: dict[bytes, bytes] | None, label: str | None) -
     """Names of a ClassLabel column, which `datasets` keeps in the metadata of the schema."""
     try:
         info = json.loads((schema_metadata or {})[b"huggingface"])
-        names: list[str] | None = info["info"]["features"][label].get("names")
-    except (KeyError, ValueError, TypeError, AttributeError):
+        names = info["info"]["features"][label].get("names")
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         return None
-    return names
+    texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return [without_surrogates(name) for name in names] if texts and names else None
 
 
 PROBLEM = "\0problem"
@@ -37,6 +38,7 @@ PROBLEM = "\0problem"
 
 def raw_row(record: dict[str, Any], columns: Columns, file: str, row: int) -> RawRow:
     """Pick the columns in use out of a record."""
+    problem = record.get(PROBLEM)
     return RawRow(
         file,
         row,
@@ -44,21 +46,19 @@ def raw_row(record: dict[str, Any], columns: Columns, file: str, row: int) -> Ra
         [record.get(column) for column in columns.captions],
         record.get(columns.label) if columns.label else None,
         record.get(columns.group) if columns.group else None,
-        record.get(PROBLEM),
+        problem if isinstance(problem, str) else None,
     )
 
 
 def open_parquet(file: str) -> pq.ParquetFile:
     """A Parquet file, memory-mapped."""
-    try:
+    with arrow_errors(file):
         return pq.ParquetFile(file, memory_map=True)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file}: not a readable Parquet file: {error}") from None
 
 
 def parquet_columns(files: Sequence[str], wanted: Wanted, name: str) -> tuple[Columns, list[str] | None]:
     """Columns in use and class names; every file must have the columns."""
-    with open_parquet(files[0]) as first:
+    with open_parquet(files[0]) as first, arrow_errors(files[0]):
         schema = first.schema_arrow
         columns = choose_columns(schema.names, wanted, name)
         columns = prefer_label_text(columns, schema.names, class_names(schema.metadata, columns.label) is not None)
@@ -66,7 +66,7 @@ def parquet_columns(files: Sequence[str], wanted: Wanted, name: str) -> tuple[Co
             batch = next(first.iter_batches(batch_size=SAMPLE_ROWS, columns=[columns.group]), None)
             columns = drop_coarse_group(columns, batch.column(0).to_pylist() if batch is not None else [])
     for file in files[1:]:
-        with open_parquet(file) as other:
+        with open_parquet(file) as other, arrow_errors(file):
             choose_columns(other.schema_arrow.names, as_wanted(columns), file)
     return columns, class_names(schema.metadata, columns.label)
 
@@ -79,7 +79,7 @@ def as_wanted(columns: Columns) -> Wanted:
 def parquet_rows(file: str, columns: Columns, *, pictures: bool, row_group: int | None = None) -> Iterator[RawRow]:
     """Rows of a Parquet file, or of one of its row groups; without the pictures unless asked for."""
     names = [*columns.captions, columns.label, columns.group, columns.image if pictures else None]
-    with open_parquet(file) as parquet:
+    with open_parquet(file) as parquet, arrow_errors(file):
         meta = parquet.metadata
         groups = range(meta.num_row_groups) if row_group is None else [row_group]
         row = sum(meta.row_group(number).num_rows for number in range(row_group or 0))
@@ -95,7 +95,7 @@ def parquet_source(files: Sequence[str], wanted: Wanted, rows: int | None, name:
     columns, names = parquet_columns(files, wanted, name)
     sizes = [0]
     for file in files:
-        with open_parquet(file) as parquet:
+        with open_parquet(file) as parquet, arrow_errors(file):
             sizes.append(sizes[-1] + parquet.metadata.num_rows)
             kind = parquet.schema_arrow.field(columns.image).type
     if not sizes[-1]:

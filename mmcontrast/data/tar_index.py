@@ -10,6 +10,8 @@ from typing import BinaryIO
 from mmcontrast.errors import DataError
 
 _BLOCK = 512
+_LONGEST_NAME = 1 << 20
+"""Bytes of the headers that long names stand in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +55,15 @@ def tar_members(tar: BinaryIO, name: str) -> Iterator[Member | None]:
             yield Member(long_name or _member_name(header), data, size) if kind in b"0\0" else None
             yield None
             return
+        if kind in (b"L", b"x") and size > _LONGEST_NAME:
+            raise DataError(f"{name}: damaged tar: a name of {size} bytes at byte {data}; write or download it again")
         if kind == b"L":
             long_name = tar.read(size).rstrip(b"\0").decode("utf-8", "replace")
         elif kind == b"x":
-            long_name = _pax_path(tar.read(size)) or long_name
+            try:
+                long_name = _pax_path(tar.read(size)) or long_name
+            except ValueError:
+                raise DataError(f"{name}: damaged tar: no valid header at byte {data}; download it again") from None
         elif kind in (b"0", b"\0", b"7"):
             yield Member(long_name or _member_name(header), data, size)
             long_name = None
@@ -71,6 +78,8 @@ def _check_header(header: bytes, name: str, offset: int) -> int:
         checksum = int(header[148:156].strip(b" \0") or b"0", 8)
         raw = header[124:136]
         size = int.from_bytes(raw[1:], "big") if raw[0] & 0x80 else int(raw.strip(b" \0") or b"0", 8)
+        if size < 0:  # would lead back to where we have been
+            raise ValueError
     except ValueError:
         checksum, size = -1, 0
     if checksum != sum(header[:148]) + sum(header[156:]) + 8 * ord(" "):
@@ -88,8 +97,11 @@ def _member_name(header: bytes) -> str:
 
 def _pax_path(data: bytes) -> str | None:
     while data:
-        length = int(data.split(b" ", 1)[0])
-        key, value = data[:length].split(b" ", 1)[1].rstrip(b"\n").split(b"=", 1)
+        digits, _, rest = data.partition(b" ")
+        length = int(digits)
+        if length <= len(digits) + 1:  # would not lead on
+            raise ValueError
+        key, _, value = rest[: length - len(digits) - 1].rstrip(b"\n").partition(b"=")
         if key == b"path":
             return value.decode("utf-8", "replace")
         data = data[length:]

@@ -46,6 +46,8 @@ def tar_columns(file: str, wanted: Wanted, name: str) -> Columns:
     groups: list[Any] = []
     with open_tar(file) as tar:
         samples = list(islice(tar_samples(tar, file), _SAMPLE))
+        if not any(sample.members for sample in samples):
+            raise DataError(f"{name}: there is no whole file in {file}: it is empty or cut off")
         for sample in samples:
             image = _image_extension(sample, wanted.image or "")
             found |= dict.fromkeys(key for key in sample.members if key == image or key not in _EXTENSIONS)
@@ -69,7 +71,7 @@ def _json(tar: BinaryIO, sample: Sample) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(_read(tar, sample.members["json"]))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -147,5 +149,8 @@ def tar_class_names(file: str, columns: Columns) -> list[str] | None:
         return None
     for folder in (Path(file).parent, Path(file).parent.parent):
         if (folder / "classnames.txt").is_file():
-            return (folder / "classnames.txt").read_text(encoding="utf-8").split("\n")[:-1] or None
+            try:
+                return (folder / "classnames.txt").read_text(encoding="utf-8").split("\n")[:-1] or None
+            except (OSError, UnicodeDecodeError):
+                raise DataError(f"{folder / 'classnames.txt'}: cannot be read as UTF-8 text") from None
     return None

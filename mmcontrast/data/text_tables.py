@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import csv
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -18,6 +19,7 @@ from mmcontrast.data.tables import PROBLEM, SAMPLE_ROWS, as_wanted, raw_row
 from mmcontrast.errors import DataError
 
 _SEPARATORS = ",;\t|"
+_LARGEST_FIELD = 2**31 - 1
 
 
 def read_text_lines(file: str) -> Iterator[str]:
@@ -36,11 +38,15 @@ def csv_header(file: str, wanted: Wanted, separator: str | None = None) -> tuple
 
     The separator is the one of , ; tab | that splits the header into the wanted columns, else into most columns.
     """
+    csv.field_size_limit(_LARGEST_FIELD)
     line = next(read_text_lines(file), "").rstrip("\r\n")
     named = [wanted.image, *(wanted.captions or ()), wanted.label, wanted.group]
     best: list[str] = []
     for candidate in separator or _SEPARATORS:
-        fields = [field.strip() for field in next(csv.reader([line], delimiter=candidate), [])]
+        try:
+            fields = [field.strip() for field in next(csv.reader([line], delimiter=candidate), [])]
+        except csv.Error as error:
+            raise DataError(f"{file}: its first line is not CSV: {error}") from None
         score = (sum(column in fields for column in named if column), len(fields))
         if not best or score > (sum(column in best for column in named if column), len(best)):
             best, found = fields, candidate
@@ -53,7 +59,7 @@ def csv_header(file: str, wanted: Wanted, separator: str | None = None) -> tuple
 
 def csv_records(file: str, header: Sequence[str], separator: str, has_header: bool) -> Iterator[dict[str, Any]]:
     """Records of a CSV file; a line with too many or too few fields says so under PROBLEM."""
-    csv.field_size_limit(2**31 - 1)
+    csv.field_size_limit(_LARGEST_FIELD)
     lines = read_text_lines(file)
     fields_of_lines = _tab_fields(lines) if separator == "\t" else _csv_fields(lines, separator)
     for fields in islice(fields_of_lines, int(has_header), None):
@@ -101,8 +107,10 @@ def _parse_list(field: str) -> Any:
     """A list of texts as pandas writes it into a CSV field, or the field itself."""
     if field[:2] in ("['", '["') and field.endswith("]"):
         try:
-            return ast.literal_eval(field)
-        except (ValueError, SyntaxError):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a backslash in a caption is none of the user's mistakes
+                return ast.literal_eval(field)
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
             return field
     return field
 
@@ -115,10 +123,11 @@ def json_records(file: str) -> Iterator[dict[str, Any]]:
     if file.endswith(".json"):
         try:
             whole = json.loads("".join(read_text_lines(file)))
-        except ValueError:
+        except (ValueError, RecursionError):
             whole = None
         if isinstance(whole, list):
-            yield from whole
+            for number, record in enumerate(whole, start=1):
+                yield record if isinstance(record, dict) else {PROBLEM: f"record {number} is not a JSON object"}
             return
     for number, line in enumerate(read_text_lines(file), start=1):
         if not line.strip():
@@ -127,6 +136,8 @@ def json_records(file: str) -> Iterator[dict[str, Any]]:
             record = json.loads(line)
         except ValueError as error:
             record = {PROBLEM: f"line {number} is not JSON: {error}"}
+        except RecursionError:
+            record = {PROBLEM: f"line {number} is not JSON that can be read: nested too deeply"}
         yield record if isinstance(record, dict) else {PROBLEM: f"line {number} is not a JSON object"}
 
 
@@ -137,7 +148,9 @@ def text_columns(file: str, kind: str, wanted: Wanted) -> tuple[Columns, list[st
         sample = list(islice(json_records(file), 100))
         found = list(dict.fromkeys(key for record in sample for key in record if key != PROBLEM))
         if not found and sample:
-            raise DataError(f"{file}: not JSON lines: {sample[0][PROBLEM]}")
+            raise DataError(
+                f"{file}: not JSON lines: {sample[0].get(PROBLEM, 'line 1 is an object without any field')}"
+            )
     else:
         found, separator, _ = csv_header(file, wanted, "\t" if kind == "tsv" else None)
         if not found:

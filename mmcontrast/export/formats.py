@@ -12,6 +12,7 @@ from typing import Literal, get_args
 from mmcontrast.errors import ModelError
 from mmcontrast.export.checking import Agreement, Examples, check
 from mmcontrast.export.marker import is_export, mark
+from mmcontrast.export.onnx_int8 import measure_int8
 from mmcontrast.models import DualEncoder
 from mmcontrast.models.fingerprint import model_digest
 from mmcontrast.models.lora import without_adapters
@@ -86,6 +87,8 @@ def export_model(
                 if name not in left_out:
                     _tell(say, f"checking {name}")
                     agreements[name] = check(model, name, new, examples)
+            if "onnx" in agreements:
+                _tell(say, f"onnx: {measure_int8(new / 'onnx', examples)}")
         written = [name for name in wanted if name not in left_out]
         if describe is not None:
             describe(new, written)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from torch.nn.functional import normalize, pad
 
 from mmcontrast.errors import ModelError
 from mmcontrast.export.checking import TOLERANCE
+from mmcontrast.export.open_clip_folder import THIS_FOLDER, WEIGHTS, write_config
 from mmcontrast.export.open_clip_image import image_parts
 from mmcontrast.export.open_clip_parts import Part, cannot, plain
 from mmcontrast.export.open_clip_text import text_part
@@ -25,10 +25,6 @@ from mmcontrast.export.tokenizer_files import write_tokenizer
 from mmcontrast.models import DualEncoder
 from mmcontrast.models.towers import one_line
 
-CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
-
-# What open_clip asks of a local folder is only whether there is a name. This one is never looked for on the Hub.
-_THIS_FOLDER = "."
 _CAPTIONS = ["a dog", "two people and a small red boat on the shore of a lake", "the end of the road " * 30]
 # open_clip builds both towers at once; beside the one that is looked at the other one is as small as can be.
 _SMALLEST: dict[str, dict[str, Any]] = {
@@ -51,34 +47,10 @@ def write(model: DualEncoder, folder: Path) -> None:
     text, image = _checked_text(model), _checked_image(model)
     config = _model_config(model, image, text)
     if model.tokenizer.kind != "clip":  # CLIP's vocabulary comes with open_clip
-        config["text_cfg"]["hf_tokenizer_name"] = _THIS_FOLDER
+        config["text_cfg"]["hf_tokenizer_name"] = THIS_FOLDER
         write_tokenizer(model.tokenizer, folder, model.tokenizer.context_length)
     save_file(_weights(model, image, text), str(folder / WEIGHTS), metadata={"format": "pt"})
-    _write_config(folder, {"model_cfg": config, "preprocess_cfg": preprocess})
-
-
-def point_tokenizer_at(folder: Path, repo_id: str) -> bool:
-    """Before a push: `hf-hub:` loads the tokenizer by the name in the config, not from where the config lies.
-
-    Local loading stays as it is. Returns whether there was something to change.
-
-    Args:
-        folder: an export.
-        repo_id: where its files will be, ORG/NAME.
-    """
-    if not (folder / CONFIG).is_file():
-        return False
-    values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    text = values["model_cfg"]["text_cfg"]
-    if text.get("hf_tokenizer_name") in (None, repo_id):
-        return False
-    text["hf_tokenizer_name"] = repo_id
-    _write_config(folder, values)
-    return True
-
-
-def _write_config(folder: Path, values: dict[str, Any]) -> None:
-    (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    write_config(folder, {"model_cfg": config, "preprocess_cfg": preprocess})
 
 
 def _model_config(model: DualEncoder, image: Part, text: Part) -> dict[str, Any]:

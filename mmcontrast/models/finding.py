@@ -18,7 +18,7 @@ WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer"
 OPEN_CLIP_CONFIG, MODULES, OURS = "open_clip_config.json", "modules.json", "mmcontrast"
 SHARDS = f"{WEIGHTS}.index.json"
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _SMALL = ["*.json", "*.txt", "*.model"]  # configs and vocabularies
 _WANTED: dict[Kind, dict[str, list[str]]] = {
     "open_clip": {"allow_patterns": [*_SMALL, *OPEN_CLIP_WEIGHTS], "ignore_patterns": ["*/*"]},
@@ -87,7 +87,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{path.parent} has no {path.name}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read: {one_line(error)}") from None
 
 

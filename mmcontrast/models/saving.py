@@ -18,7 +18,7 @@ from mmcontrast.models.dual_encoder import DualEncoder
 from mmcontrast.models.finding import CONFIG, TOKENIZER, WEIGHTS, find_model, refuse_missing_weights
 from mmcontrast.models.lora import without_adapters
 from mmcontrast.models.spec import ModelSpec
-from mmcontrast.models.tokenizers import load_tokenizer, save_tokenizer
+from mmcontrast.models.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
 from mmcontrast.models.towers import one_line
 from mmcontrast.preprocess import ImagePreprocess
 
@@ -72,15 +72,28 @@ def _load_own(folder: Path) -> DualEncoder:
     try:
         spec = ModelSpec.from_dict(config["spec"])
         preprocess = ImagePreprocess.from_dict(config["preprocess"])
-    except (KeyError, TypeError) as error:
-        raise ModelError(f"{folder / CONFIG} is damaged: {type(error).__name__}: {error}") from None
+        templates, extra = config.get("templates"), dict(config.get("extra") or {})
+        if not (templates is None or (isinstance(templates, list) and all(isinstance(x, str) for x in templates))):
+            raise TypeError("templates is no list of texts")
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ModelError(f"{folder / CONFIG} is damaged: {type(error).__name__}: {one_line(error)}") from None
     tokenizer = load_tokenizer(folder / TOKENIZER)
-    model = build_dual_encoder(spec, tokenizer, seed=0)
+    model = _build(spec, tokenizer, folder / CONFIG)
     _fill(model, weights)
     model.preprocess = preprocess
-    model.templates = config.get("templates")
-    model.extra = dict(config.get("extra") or {})
+    model.templates = templates
+    model.extra = extra
     return model.eval()
+
+
+def _build(spec: ModelSpec, tokenizer: Tokenizer, file: Path) -> DualEncoder:
+    """The libraries of the towers raise all kinds of errors at a config that nobody of us wrote."""
+    try:
+        return build_dual_encoder(spec, tokenizer, seed=0)
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{file} describes no model that can be built: {one_line(error)}") from error
 
 
 def _write(model: DualEncoder, folder: Path) -> None:
@@ -111,7 +124,7 @@ def _refuse_foreign(folder: Path) -> None:
 def _is_ours(folder: Path) -> bool:
     try:
         return "format_version" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return False
 
 
@@ -130,7 +143,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{folder} has no {CONFIG}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{folder / CONFIG} cannot be read: {one_line(error)}") from None
     version = config.get("format_version") if isinstance(config, dict) else None
     if not isinstance(version, int):
@@ -144,13 +157,19 @@ def _fill(model: DualEncoder, path: Path) -> None:
     """Load the weights; every name and shape must agree."""
     try:
         with safe_open(path, framework="pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+            kinds = {name: str(part.get_dtype()) for name, part in slices.items()}
         own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+        floats = {name for name, value in model.state_dict().items() if value.is_floating_point()}
+        # Anything else would be converted without a word.
+        if odd := [name for name in kinds if name in floats and not kinds[name].startswith(("F", "BF"))]:
+            raise ModelError(f"{path}: {odd[0]} holds {kinds[odd[0]]} where the model has floating-point numbers")
         if wrong := [name for name in shapes if name in own and own[name] != shapes[name]]:
             name = wrong[0]
             raise ModelError(f"{path}: {name} is {shapes[name]}, but the model's is {own[name]}")
         missing, unexpected = load_weights(model, str(path), strict=False)
-    except SafetensorError as error:
+    except (SafetensorError, RuntimeError, ValueError, OSError) as error:
         raise ModelError(f"{path} is damaged: {one_line(error)}") from None
     if missing or unexpected:
         what = "lacks" if missing else "has unknown weights"

@@ -20,7 +20,44 @@ def _check_choice(where: str, value: object, choices: tuple[str, ...]) -> None:
         raise ModelError(f"{where} is {value!r}; choose one of {', '.join(choices)}")
 
 
+_NUMBER = (int, float)
+_KINDS: dict[str, tuple[type, ...]] = {
+    "embed_dim": (int,),
+    "image_size": (int,),
+    "context_length": (int,),
+    "logit_scale": _NUMBER,
+    "logit_scale_max": _NUMBER,
+    "logit_bias": (*_NUMBER, type(None)),
+    "logit_scale_learnable": (bool,),
+    "name": (str, type(None)),
+    "pretrained": (bool, str),
+    "kwargs": (dict,),
+    "dropout": _NUMBER,
+    "locked": (bool,),
+    "patch_dropout": _NUMBER,
+    "rank": (int,),
+    "alpha": (*_NUMBER, type(None)),
+}
+_LARGEST = 1 << 20
+"""Of sizes: no tower is larger, and what a damaged or hostile file says would fill the memory."""
+
+
+def _check_kinds(where: str, spec: Any) -> None:
+    """Plain values may come from a file that somebody else wrote."""
+    for one in fields(spec):
+        value: Any = getattr(spec, one.name)
+        kinds = _KINDS.get(one.name)
+        if kinds is None:
+            continue
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise ModelError(f"{where}.{one.name} is {value!r:.100}, of which no model can be built")
+        if kinds == (int,) and isinstance(value, int) and value > _LARGEST:
+            raise ModelError(f"{where}.{one.name} is {value!r:.100}; no tower is larger than {_LARGEST}")
+
+
 def _known_keys(cls: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    if not isinstance(values, Mapping):
+        raise ModelError(f"{where} is {values!r:.100}, not a section of keys")
     known = {f.name for f in fields(cls)}
     if unknown := sorted(set(values) - known):
         raise ModelError(f"{where} has unknown keys {', '.join(unknown)}; known are {', '.join(sorted(known))}")
@@ -45,6 +82,7 @@ class LoraSpec:
     targets: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        _check_kinds("lora", self)
         if self.rank < 1:
             raise ModelError(f"lora.rank is {self.rank}; it must be at least 1")
         if self.alpha is not None and not self.alpha > 0:
@@ -66,6 +104,8 @@ def _make_lora(spec: ImageTowerSpec | TextTowerSpec, where: str) -> None:
     """Accept the adapters as a mapping, and refuse what contradicts them."""
     if isinstance(spec.lora, Mapping):
         object.__setattr__(spec, "lora", LoraSpec(**_known_keys(LoraSpec, spec.lora, f"{where}.lora")))
+    if spec.lora is not None and not isinstance(spec.lora, LoraSpec):
+        raise ModelError(f"{where}.lora is {spec.lora!r:.100}, not a section of keys")
     if spec.lora is not None and spec.locked:
         raise ModelError(f"{where}.locked: lora freezes the tower's own weights already; leave one of the two out")
 
@@ -101,6 +141,7 @@ class ImageTowerSpec:
 
     def __post_init__(self) -> None:
         _make_lora(self, "model.image")
+        _check_kinds("model.image", self)
         _check_choice("model.image.library", self.library, get_args(ImageLibrary))
         _check_choice("model.image.projection", self.projection, get_args(Projection))
         if self.image_size < 1:
@@ -135,6 +176,7 @@ class TextTowerSpec:
 
     def __post_init__(self) -> None:
         _make_lora(self, "model.text")
+        _check_kinds("model.text", self)
         _check_choice("model.text.library", self.library, get_args(TextLibrary))
         _check_choice("model.text.projection", self.projection, get_args(Projection))
         if self.context_length < 3:
@@ -165,6 +207,7 @@ class ModelSpec:
     logit_bias: float | None = None
 
     def __post_init__(self) -> None:
+        _check_kinds("model", self)
         if self.embed_dim < 1:
             raise ModelError(f"model.embed_dim is {self.embed_dim}; it must be positive")
         if not 1 <= self.logit_scale <= self.logit_scale_max:

@@ -12,6 +12,7 @@ from mmcontrast.errors import ModelError
 from mmcontrast.types import Tokens
 
 _FILE = "mmcontrast_tokenizer.json"
+_LONGEST_CONTEXT = 1 << 20
 
 
 class Tokenizer(Protocol):
@@ -70,9 +71,12 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         values = json.loads(path.read_text(encoding="utf-8"))
         module, name = _PLACES[values["kind"]]
         cls: Any = getattr(import_module(f"mmcontrast.models.{module}"), name)
-        tokenizer: Tokenizer = cls.load(Path(folder), int(values["context_length"]))
+        context_length = int(values["context_length"])
+        if not 3 <= context_length <= _LONGEST_CONTEXT:
+            raise ValueError(f"context_length is {context_length}")
+        tokenizer: Tokenizer = cls.load(Path(folder), context_length)
         return tokenizer
     except OSError as error:
         raise ModelError(f"no tokenizer in {folder}: {path.name} cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ModelError(f"{path} is damaged: {type(error).__name__}: {error}") from None

@@ -12,6 +12,7 @@ import transformers
 from mmcontrast.errors import ModelError
 from mmcontrast.models.token_packing import check_captions, pack
 from mmcontrast.models.towers import one_line
+from mmcontrast.models.transformers_config import quiet_transformers
 from mmcontrast.types import Tokens
 
 Cleaning = Literal["whitespace", "lower", "canonicalize"]
@@ -51,7 +52,8 @@ class TransformersTokenizer:
                 f"tokenizer {str(name)!r}: no cleaning {cleaning!r}; choose {', '.join(get_args(Cleaning))}"
             )
         try:
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)
+            with quiet_transformers():
+                self._tokenizer = transformers.AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)
         except Exception as error:  # network, missing files, broken JSON, missing libraries
             raise ModelError(f"tokenizer {str(name)!r} cannot be loaded: {one_line(error)}") from error
         tokenizer: Any = self._tokenizer

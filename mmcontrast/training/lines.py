@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,14 @@ class LineFile:
 
     def read(self) -> list[dict[str, Any]]:
         """The objects; a last line without its newline was cut off by a crash, and is left out."""
-        return [json.loads(line) for line in self._lines()]
+        return [values for _, values in self._objects()]
 
     def append(self, objects: Iterable[dict[str, Any]]) -> None:
         """Add lines."""
         self._unwritten += [json.dumps(values, ensure_ascii=False) + "\n" for values in objects]
         try:
-            self._write("".join(self._unwritten).encode())
+            # Halves of characters, which names of files may hold, are escaped as JSON has it.
+            self._write("".join(self._unwritten).encode("utf-8", "backslashreplace"))
         except OSError as error:
             self.problem = f"{self.path}: {error.strerror}"
         else:
@@ -42,7 +44,7 @@ class LineFile:
         """Drop the other lines, and one that was cut off; readers see the old file or the new one."""
         if self.path.exists():
             aside = self.path.with_name(f".{self.path.name}.part")
-            kept = [line + "\n" for line in self._lines() if wanted(json.loads(line))]
+            kept = [line + "\n" for line, values in self._objects() if wanted(values)]
             aside.write_text("".join(kept), encoding="utf-8", newline="\n")
             os.replace(aside, self.path)
 
@@ -53,9 +55,16 @@ class LineFile:
         if self.problem is not None:
             raise TrainingError(f"{self.problem}; {len(self._unwritten)} lines are missing at its end")
 
-    def _lines(self) -> list[str]:
+    def _objects(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Whole lines and what they say; those that are none, as a damaged disk leaves them, are left out."""
+        if not self.path.exists():
+            return
         # Not splitlines: captions and file names may hold other line ends.
-        return self.path.read_text(encoding="utf-8").split("\n")[:-1] if self.path.exists() else []
+        for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
+            with suppress(ValueError, RecursionError):
+                values = json.loads(line)
+                if isinstance(values, dict):
+                    yield line, values
 
     def _write(self, data: bytes) -> None:
         if not data:

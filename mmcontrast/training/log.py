@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.progress import TimeRemainingColumn as Eta
 
 from mmcontrast import distributed
-from mmcontrast.errors import DataError
+from mmcontrast.errors import DataError, printable
 from mmcontrast.training.lines import LineFile
 from mmcontrast.types import BadRow
 
@@ -77,7 +77,8 @@ class BadRowLog:
         if distributed.rank() == 0:
             self.file.keep(lambda _: True)  # but for a line that a crash cut off
         distributed.barrier()
-        self.known: set[tuple[str, int]] = {(row["source"], row["row"]) for row in self.file.read()}
+        rows = [(line.get("source"), line.get("row")) for line in self.file.read()]
+        self.known = {(name, row) for name, row in rows if isinstance(name, str) and isinstance(row, int)}
 
     def leave_out(self, rows: Sequence[BadRow]) -> None:
         """List rows that were known to be bad before training; the steps never see them, so they count in no share."""
@@ -159,7 +160,8 @@ class ProgressDisplay:
     def warn(self, message: str) -> None:
         """A line about something that goes on."""
         if self.visible:
-            self.console.print(f"[yellow]warning:[/] {escape(message)}", highlight=False, soft_wrap=True)
+            line = f"[yellow]warning:[/] {escape(printable(message))}"
+            self.console.print(line, emoji=False, highlight=False, soft_wrap=True)
 
     def warn_once(self, kind: str, message: str) -> None:
         """The same, the first time of its kind only."""

@@ -72,12 +72,12 @@ def damage(folder: Path, *, thorough: bool = True) -> str | None:
         records = {str(name): FileRecord(int(of["size"]), str(of["sha256"])) for name, of in files.items()}
     except FileNotFoundError:
         return f"it has no {MANIFEST}"
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError):
         return f"its {MANIFEST} cannot be read"
     if not records:
         return f"its {MANIFEST} names no file"
     for name, record in records.items():
-        if Path(name).name != name:
+        if Path(name).name != name or name in ("", ".", "..") or "\0" in name:
             return f"its {MANIFEST} names {name!r}, which is no file of its own"
         try:
             size = (folder / name).stat().st_size
@@ -87,6 +87,8 @@ def damage(folder: Path, *, thorough: bool = True) -> str | None:
                 return f"{name} does not have the bytes that were written"
         except OSError as error:
             return f"{name}: {error.strerror}"
+        except ValueError:  # half a character
+            return f"its {MANIFEST} names {name!r}, which no file can be called"
     return None
 
 

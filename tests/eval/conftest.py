@@ -1,8 +1,9 @@
-"""The benchmarks are scripts beside each other, not a package."""
+"""The benchmarks and the fuzzer are scripts beside each other, no packages."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "eval" / "benchmarks"))
+for folder in ("benchmarks", "fuzz"):
+    sys.path.insert(0, str(Path(__file__).parents[2] / "eval" / folder))
