@@ -2,8 +2,9 @@
 
 Two descriptions are written. Version 5 of transformers scales with torchvision by default, which differs from Pillow
 by a level here and there; its class for Pillow cannot be named by a CLIP configuration, but its base, `PilBackend`,
-can (since 5.4). It stands in processor_config.json, which version 5 reads first. Version 4 reads
-preprocessor_config.json first, where it finds `CLIPImageProcessor`, which is Pillow's there.
+can. It stands in processor_config.json, which version 5 reads first; 5.0 to 5.3 do not know it yet, and only load
+`CLIPImageProcessor` by its own name. Version 4 reads preprocessor_config.json first, where it finds
+`CLIPImageProcessor`, which is Pillow's there.
 
 Pixels are those of `ImagePreprocess`, with these exceptions that no setting of transformers can help:
 
@@ -13,6 +14,7 @@ Pixels are those of `ImagePreprocess`, with these exceptions that no setting of 
   not turn by the EXIF tag. A pipeline, or `to_rgb`, makes them RGB first, as `ImagePreprocess` does.
 - In pipelines too: 16-bit greys are clipped to white, and where a PNG or GIF names one colour as transparent, that
   becomes white.
+- Version 4 takes the first side of a picture that is 1 or 3 pixels high for its colours.
 """
 
 from __future__ import annotations
