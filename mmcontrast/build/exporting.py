@@ -63,10 +63,11 @@ def export_model(
 
     def describe(folder: Path, names: Sequence[str], exported: Exported) -> None:
         facts = card_facts(encoder, names, run, answers, name)
-        agreements = {key: found.worst for key, found in exported.agreements.items()}
+        agreements: dict[str, float] = {key: found.worst for key, found in exported.agreements.items()}
+        left_out: dict[str, str] = {key: reason for key, reason in exported.left_out.items()}
         write_card(
             folder,
-            replace(facts, examples=pictures, gallery=gallery, agreements=agreements, left_out=dict(exported.left_out)),
+            replace(facts, examples=pictures, gallery=gallery, agreements=agreements, left_out=left_out),
         )
 
     return write_formats(encoder, chosen, output, examples=examples, describe=describe, say=say)  # type: ignore[arg-type]
