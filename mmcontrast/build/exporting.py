@@ -64,7 +64,7 @@ def export_model(
     def describe(folder: Path, names: Sequence[str], exported: Exported) -> None:
         facts = card_facts(encoder, names, run, answers, name)
         agreements: dict[str, float] = {key: found.worst for key, found in exported.agreements.items()}
-        left_out: dict[str, str] = {key: reason for key, reason in exported.left_out.items()}
+        left_out: dict[str, str] = {str(key): reason for key, reason in exported.left_out.items()}
         write_card(
             folder,
             replace(facts, examples=pictures, gallery=gallery, agreements=agreements, left_out=left_out),
