@@ -10,6 +10,7 @@ Pixels are those of `ImagePreprocess`, with these exceptions that no setting of 
 
 - Where the long side exceeds the square by 4n + 3 pixels, transformers cuts one pixel further to the left or top than
   torchvision, open_clip and `ImagePreprocess` (`crops_alike` tells), unless its `crop_rounding` is "down".
+  Pictures over `LONGEST` times as long as wide are scaled by `ImagePreprocess` without their far ends.
 - Pictures handed over as Pillow objects in other modes than RGB: a processor puts transparent ones on white and does
   not turn by the EXIF tag. A pipeline, or `to_rgb`, makes them RGB first, as `ImagePreprocess` does.
 - In pipelines too: 16-bit greys are clipped to white, and where a PNG or GIF names one colour as transparent, that
@@ -25,7 +26,7 @@ from typing import Any
 
 from PIL import Image
 
-from mmcontrast.preprocess import ImagePreprocess
+from mmcontrast.preprocess import LONGEST, ImagePreprocess
 
 FILES = ("preprocessor_config.json", "processor_config.json")
 _RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -41,10 +42,15 @@ def write_processor(preprocess: ImagePreprocess, folder: Path) -> None:
 
 def crops_alike(preprocess: ImagePreprocess, width: int, height: int) -> bool:
     """Whether transformers crops an upright picture of this size exactly as `ImagePreprocess` does."""
-    if preprocess.resize == "squash" or preprocess.crop_rounding == "down":
-        return True
     short, long = sorted((width, height))
-    return (int(preprocess.image_size * long / short) - preprocess.image_size) % 4 != 3
+    if preprocess.resize == "squash":
+        return True
+    if long > LONGEST * short:
+        return False
+    return (
+        preprocess.crop_rounding == "down"
+        or (int(preprocess.image_size * long / short) - preprocess.image_size) % 4 != 3
+    )
 
 
 def _settings(preprocess: ImagePreprocess) -> dict[str, Any]:
