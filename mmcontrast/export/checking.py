@@ -58,6 +58,11 @@ class Agreement:
     rewritten: int = 0
     squared: int = 0
 
+    @property
+    def worst(self) -> float:
+        """The greatest of all."""
+        return max(self.image, self.text, self.zero_shot)
+
 
 def check(model: DualEncoder, name: str, folder: Path, examples: Examples, tolerance: float = TOLERANCE) -> Agreement:
     """Load `folder` with the library `name` and compare; the folder is read where it lies.
