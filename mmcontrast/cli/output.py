@@ -121,7 +121,8 @@ def show_push(pushed: Pushed) -> None:
     """What is, or would be, on the Hub, file by file."""
     where = f"{pushed.repo} ({pushed.revision})"
     new = f"; the {pushed.creates} is new" if pushed.creates else ""
-    typer.echo(f"{'would push' if pushed.commit is None else 'pushed'} to {where}{new}")
+    did = "nothing to push" if pushed.plan.empty else "would push" if pushed.commit is None else "pushed"
+    typer.echo(f"{did} to {where}{new}")
     for line in pushed.plan.lines():
         typer.echo(line)
     if pushed.commit is not None:
