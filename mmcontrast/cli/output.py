@@ -108,6 +108,8 @@ def show_export(exported: Exported) -> None:
     for name, found in exported.agreements.items():
         differences = f"image {found.image:.1e}  text {found.text:.1e}  zero-shot {found.zero_shot:.1e}"
         echo(f"{name}: greatest difference of features and scores: {differences}")
+        if found.rewritten:
+            show_remark(f"{name} rewrites {found.rewritten} of the captions (curly quotes, say); they were left out")
     for name, reason in exported.left_out.items():
         show_remark(f"{name} left out: {reason}")
     echo(f"written to {exported.folder}")
