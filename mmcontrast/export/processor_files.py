@@ -8,7 +8,7 @@ preprocessor_config.json first, where it finds `CLIPImageProcessor`, which is Pi
 Pixels are those of `ImagePreprocess`, with these exceptions that no setting of transformers can help:
 
 - Where the long side exceeds the square by 4n + 3 pixels, transformers cuts one pixel further to the left or top than
-  torchvision, open_clip and `ImagePreprocess` (`crops_alike` tells).
+  torchvision, open_clip and `ImagePreprocess` (`crops_alike` tells), unless its `crop_rounding` is "down".
 - Pictures handed over as Pillow objects in other modes than RGB: a processor puts transparent ones on white and does
   not turn by the EXIF tag. A pipeline, or `to_rgb`, makes them RGB first, as `ImagePreprocess` does.
 - In pipelines too: 16-bit greys are clipped to white, and where a PNG or GIF names one colour as transparent, that

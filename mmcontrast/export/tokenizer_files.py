@@ -13,9 +13,10 @@ from typing import Any
 
 import transformers
 from tokenizers import Tokenizer as RustTokenizer
-from tokenizers import processors
+from tokenizers import normalizers, processors
 
 from mmcontrast.errors import ModelError
+from mmcontrast.export.fast_cleaning import cleaning
 from mmcontrast.export.fast_clip import clip_to_fast
 from mmcontrast.export.fast_sentencepiece import sentencepiece_to_fast
 from mmcontrast.export.tokenizer_probes import COMMON, ODD, PLAIN, first_difference
@@ -111,6 +112,9 @@ def _of_transformers(tokenizer: TransformersTokenizer) -> tuple[RustTokenizer, d
         config = json.loads(Path(temporary, "tokenizer_config.json").read_text(encoding="utf-8"))
     fast.no_padding()
     fast.no_truncation()
+    if tokenizer.cleaning is not None:
+        own = [fast.normalizer] if fast.normalizer is not None else []
+        fast.normalizer = normalizers.Sequence([*cleaning(tokenizer.cleaning), *own])
     marks = {name: _content(config[name]) for name in _MARKS if config.get(name)}
     marks["eos_token"] = str(fast.id_to_token(tokenizer.eos_id))
     marks["pad_token"] = str(fast.id_to_token(tokenizer.pad_id))
@@ -119,9 +123,14 @@ def _of_transformers(tokenizer: TransformersTokenizer) -> tuple[RustTokenizer, d
         ending = processors.TemplateProcessing(
             single=["$A", eos], pair=["$A", eos, "$B", eos], special_tokens=[(eos, tokenizer.eos_id)]
         )
-        own = fast.post_processor
-        fast.post_processor = processors.Sequence([own, ending]) if own is not None else ending
-    return fast, marks, bool(config.get("split_special_tokens", False))
+        before = [fast.post_processor] if fast.post_processor is not None else []
+        fast.post_processor = processors.Sequence([*before, ending])
+    return fast, marks, bool(config.get("split_special_tokens", False)) or _hides(tokenizer.cleaning, marks)
+
+
+def _hides(kind: str | None, marks: dict[str, str]) -> bool:
+    """Whether cleaning changes the marks that a text spells out, so that they are plain text."""
+    return kind == "canonicalize" or (kind == "lower" and any(mark != mark.lower() for mark in marks.values()))
 
 
 def _content(mark: Any) -> str:

@@ -97,6 +97,15 @@ def test_clip_cleans_like_open_clip(text: str, tmp_path: Path) -> None:
     assert loaded([text])["input_ids"] == ours(ClipTokenizer(77), [text])
 
 
+@pytest.mark.parametrize("kind", ["whitespace", "lower", "canonicalize"])
+def test_what_open_clip_cleans_before_a_transformers_tokenizer(kind: str, tmp_path: Path) -> None:
+    tokenizer = bert_tokenizer(tmp_path / "own", 10_000, cleaning=kind)
+    loaded = exported(tokenizer, tmp_path / "export")
+    captions = [*PROBES, "Tom &amp; Jerry’s  RED_dog’s [SEP] ", "[MASK]ed [PAD] <s>"]
+    rows = loaded(captions)["input_ids"]
+    assert dict(zip(captions, rows, strict=True)) == dict(zip(captions, ours(tokenizer, captions), strict=True))
+
+
 def test_the_exclamation_mark_of_clip_is_no_padding(tmp_path: Path) -> None:
     loaded = exported(ClipTokenizer(77), tmp_path / "export")
     assert loaded.pad_token_id == loaded.eos_token_id == 49407
