@@ -110,6 +110,10 @@ def show_export(exported: Exported) -> None:
         echo(f"{name}: greatest difference of features and scores: {differences}")
         if found.rewritten:
             show_remark(f"{name} rewrites {found.rewritten} of the captions (curly quotes, say); they were left out")
+        if found.squared:
+            echo(
+                f"{name} crops {found.squared} of the pictures a pixel further to the left or top: compared as squares"
+            )
     for name, reason in exported.left_out.items():
         show_remark(f"{name} left out: {reason}")
     echo(f"written to {exported.folder}")

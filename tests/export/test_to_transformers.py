@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +147,20 @@ def test_a_cnn_of_timm_and_a_bag_of_words_in_a_fresh_process(
     assert config["vision_config"]["model_type"] == "timm_wrapper"
     found = check(model, "transformers", tmp_path / "export", examples)
     assert max(found.image, found.text, found.zero_shot) < 2e-6
+
+
+def test_pictures_that_transformers_crops_otherwise(vocabulary: bytes, agreement: Agree, tmp_path: Path) -> None:
+    model = built(vocabulary, VIT, BAG)
+    exported(model, tmp_path / "export")
+    picture = Image.linear_gradient("L").convert("RGB").resize((SIZE + 3, SIZE))
+    found = check(
+        model, "transformers", tmp_path / "export", Examples([picture, picture.crop((0, 0, 32, 32))], CAPTIONS)
+    )
+    assert found.squared == 1
+    model.preprocess = replace(model.preprocess, image_size=SIZE, crop_rounding="down")
+    exported(model, tmp_path / "again")
+    shutil.rmtree(tmp_path / "examples")
+    assert check(model, "transformers", tmp_path / "again", Examples([picture], CAPTIONS)).squared == 0
 
 
 MIXED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
