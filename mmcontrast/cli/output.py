@@ -108,6 +108,8 @@ def show_export(exported: Exported) -> None:
     for name, found in exported.agreements.items():
         differences = f"image {found.image:.1e}  text {found.text:.1e}  zero-shot {found.zero_shot:.1e}"
         echo(f"{name}: greatest difference of features and scores: {differences}")
+        if found.rewritten:
+            show_remark(f"{name} rewrites {found.rewritten} of the captions (curly quotes, say); they were left out")
         if found.squared:
             echo(
                 f"{name} crops {found.squared} of the pictures a pixel further to the left or top: compared as squares"

@@ -44,9 +44,9 @@ class Encoder:
         picture = picture.convert("RGB")
         width = height = size
         if self.info["resize"] == "shortest":
-            least, scale = min(picture.size), size / min(picture.size)
-            width, height = (size if side == least else int(side * scale) for side in picture.size)
-        left, top = round((width - size) / 2), round((height - size) / 2)
+            width, height = (int(size * side / min(picture.size)) for side in picture.size)
+        down = self.info["crop_rounding"] == "down"
+        left, top = ((side - size) // 2 if down else round((side - size) / 2) for side in (width, height))
         picture = picture.resize((width, height), how).crop((left, top, left + size, top + size))
         mean, std = (255 * np.array(self.info[name], np.float32) for name in ("mean", "std"))
         return ((np.asarray(picture, np.float32) - mean) / std).transpose(2, 0, 1)

@@ -55,7 +55,6 @@ def _transformer(model: DualEncoder, folder: Path) -> dict[str, Any]:
         },
         "module_output_name": "sentence_embedding",
         "processing_kwargs": {"text": text},
-        "processor_kwargs": {"backend": "pil"},  # torchvision's resize gives other pixels than ours
     }
 
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -110,12 +111,11 @@ def test_the_example_runs_without_torch(exported: Exported, model: DualEncoder, 
     assert run.stdout.splitlines() == [f"{share:.3f}  {label}" for share, label in zip(shares, labels, strict=True)]
 
 
-@pytest.mark.parametrize("resize", ["shortest", "squash"])
-def test_the_example_prepares_pictures_as_we_do(resize: str, exported: Exported) -> None:
+@pytest.mark.parametrize(("resize", "rounding"), [("shortest", "even"), ("shortest", "down"), ("squash", "even")])
+def test_the_example_prepares_pictures_as_we_do(resize: Any, rounding: Any, exported: Exported) -> None:
     encoder = Encoder(exported.folder / "onnx")
-    values = {**encoder.info, "resize": resize, "image_size": 31, "interpolation": "bilinear"}
-    preprocess = ImagePreprocess(31, resize=resize, interpolation="bilinear")  # type: ignore[arg-type]
-    encoder.info = values
+    preprocess = ImagePreprocess(31, resize=resize, interpolation="bilinear", crop_rounding=rounding)
+    encoder.info.update(preprocess.to_dict())
     (picture,) = _pictures(1)
     turned = picture.copy()
     turned.getexif()[0x0112] = 6

@@ -119,6 +119,7 @@ def test_the_crop_differs_where_said_and_only_there(rounding: Any, tmp_path: Pat
         assert alike == crops_alike(preprocess, *size), size
     assert crops_alike(preprocess, 32, 35) == (rounding == "down")
     assert crops_alike(ImagePreprocess(32, resize="squash"), 32, 35)
+    assert not crops_alike(preprocess, 1, 201)
     assert crops_alike(ImagePreprocess(32, crop_rounding="down"), 32, 35)
 
 

@@ -12,9 +12,16 @@ import transformers
 from exported_tokenizers import bert_tokenizer, endless_tokenizer, exported, ours, sentencepiece_model
 
 from mmcontrast.errors import ModelError
+from mmcontrast.export import charsmap
 from mmcontrast.export.tokenizer_files import FILES, write_tokenizer
 from mmcontrast.export.tokenizer_probes import COMMON, PROBES, first_difference
-from mmcontrast.models import ClipTokenizer, SentencePieceTokenizer, Tokenizer, train_sentencepiece
+from mmcontrast.models import (
+    ClipTokenizer,
+    SentencePieceTokenizer,
+    Tokenizer,
+    TransformersTokenizer,
+    train_sentencepiece,
+)
 
 KINDS: dict[str, Callable[[Path], Tokenizer]] = {
     "clip": lambda folder: ClipTokenizer(24),
@@ -65,6 +72,20 @@ def test_files_are_the_same_when_written_again_and_say_what_config_needs(tokeniz
     config = json.loads((first / "tokenizer_config.json").read_text())
     assert config["tokenizer_class"] == "PreTrainedTokenizerFast"  # version 4 knows no other
     assert "backend" not in config
+
+
+def test_an_exported_tokenizer_can_be_taken_in_and_exported_again(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    exported(tokenizer, tmp_path / "first")
+    taken_in = TransformersTokenizer(tmp_path / "first", tokenizer.context_length)
+    assert ours(taken_in, COMMON) == ours(tokenizer, COMMON)
+    again = exported(taken_in, tmp_path / "second")
+    assert again(list(COMMON), truncation=True)["input_ids"] == ours(tokenizer, COMMON)
+
+
+def test_nothing_is_written_to_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    charsmap.normalizers_of.cache_clear()
+    write_tokenizer(SentencePieceTokenizer(sentencepiece_model(normalization_rule_name="nfkc"), 24), tmp_path)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_longer_limit_can_be_told_to_transformers(tmp_path: Path) -> None:
