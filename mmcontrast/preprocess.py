@@ -22,7 +22,7 @@ from mmcontrast.errors import DataError
 
 MAX_IMAGE_PIXELS = 100_000_000
 _WAYS = (("shortest", "squash"), ("bicubic", "bilinear"), ("even", "down"))
-_LONGEST = 200  # times the shorter side; what lies outside of the middle square is cut off in any case
+LONGEST = 200  # times the shorter side; what lies outside of the middle square is cut off in any case
 # Only raster formats that Pillow decodes itself: PDF and EPS would start other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -185,7 +185,7 @@ class ImagePreprocess:
 
 def _without_far_ends(image: Image.Image) -> Image.Image:
     """The middle of a picture that is extremely long: a line of 100,000 pixels, scaled up, would fill the memory."""
-    most = _LONGEST * min(image.size)
+    most = LONGEST * min(image.size)
     if max(image.size) <= most:
         return image
     left, top = (max(0, side - most) // 2 for side in image.size)

@@ -27,6 +27,7 @@ _FREE = (
     "training.log_every_steps",
     "training.loss_spike_factor",
     "training.max_bad_steps",
+    "training.sharding",
     "training.trackers",
 )
 

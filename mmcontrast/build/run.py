@@ -90,9 +90,9 @@ class Run:
         """Load the best model from disk, evaluate it, and write results.json and report.html."""
         trainer = self.trainer
         results: dict[str, dict[str, float | None]] = {}
+        self._save_last()
         if distributed.rank() == 0:
             evaluation: Evaluation | None = None
-            self._save_last()
             best = DualEncoder.from_pretrained(self.folder.model, device=trainer.accelerator.device)
             if self.validation is not None:
                 evaluation = self.validation.evaluate(best)

@@ -22,15 +22,18 @@ from mmcontrast.training.objective import ContrastiveObjective
 from mmcontrast.training.odd_steps import OddStepLog
 from mmcontrast.training.optim import adamw, scheduler
 from mmcontrast.training.schedule import Schedule
+from mmcontrast.training.sharding import Shards, shard, unsharded, whole_state
 from mmcontrast.training.trainer import Trainer
 
 
 def save_model(model: nn.Module, folder: RunFolder, templates: list[str] | None) -> None:
-    """RUN/model, by the first rank only."""
+    """RUN/model, written by the first rank; of a sharded model all ranks give their part."""
+    assert isinstance(model, DualEncoder)
+    weights = whole_state(model)
     if distributed.rank() == 0:
-        assert isinstance(model, DualEncoder)
-        model.templates = templates
-        model.save_pretrained(folder.model)
+        whole = unsharded(model, weights)
+        whole.templates = templates
+        whole.save_pretrained(folder.model)
 
 
 def make_schedule(config: Config, num_items: int | None) -> Schedule:
@@ -63,6 +66,7 @@ def make_trainer(
     training = config.training
     model = model.to(accelerator.device)
     average = WeightAverage(model, training.ema_decay) if training.ema_decay else None
+    shards = _shard(model, average) if training.sharding == "fsdp" and distributed.world_size() > 1 else None
     if training.compile:
         compile_towers(model)
     optimizer = adamw(
@@ -70,9 +74,12 @@ def make_trainer(
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
         betas=(training.beta1, training.beta2),
+        as_stored=None if shards is None else shards.as_stored,
     )
     templates = None if validation is None else validation.templates
-    prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
+    # For evaluation means without DDP, which would keep all weights whole.
+    prepared = accelerator.prepare_model(model, evaluation_mode=shards is not None)
+    prepared_optimizer = accelerator.prepare_optimizer(optimizer)
     accelerator.init_trackers("mmcontrast")
     display = ProgressDisplay(schedule.total_steps, console)
     micro, share = training.micro_batch_size, training.global_batch_size // distributed.world_size()
@@ -102,5 +109,14 @@ def make_trainer(
         clip_norm=training.gradient_clip_norm,
         average=average,
         grad_cache=GradCache(prepared, accelerator, micro) if micro else None,
+        shards=shards,
         spike_factor=training.loss_spike_factor,
     )
+
+
+def _shard(model: DualEncoder, average: WeightAverage | None) -> Shards:
+    shard(model)
+    if average is not None:
+        assert isinstance(average.model, DualEncoder)
+        shard(average.model)
+    return Shards(model)

@@ -68,6 +68,7 @@ def problems_between_fields(config: Config) -> list[Problem]:
         _negatives,
         _reading,
         _micro_batches,
+        _sharding,
         _schedule,
         _evaluation,
         _prompts,
@@ -210,6 +211,16 @@ def _micro_batches(config: Config) -> Iterator[Problem]:
             "training.micro_batch_size",
             f"{micro} is larger than training.global_batch_size ({batch}); take {batch} or less, or null",
         )
+
+
+def _sharding(config: Config) -> Iterator[Problem]:
+    training = config.training
+    if training.sharding == "none":
+        return
+    if training.compile:
+        yield "training.compile", "does not go with training.sharding: fsdp; turn one of them off"
+    if training.precision == "fp16":
+        yield "training.precision", "fp16 does not go with training.sharding: fsdp; take bf16 or fp32"
 
 
 def _schedule(config: Config) -> Iterator[Problem]:

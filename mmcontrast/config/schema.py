@@ -201,6 +201,8 @@ class TrainingConfig(Section):
     """Recompute activations in the backward pass: less memory, more time."""
     compile: bool = False
     """Compile both towers when training begins (minutes): pays on GPUs and in long runs, on CPUs hardly."""
+    sharding: Literal["none", "fsdp"] = "none"
+    """fsdp splits weights, gradients and AdamW's state over the processes (FSDP2): less memory each, more traffic."""
     loss: Literal["info_nce", "sigmoid"] = "info_nce"
     """Loss over the batch's similarities."""
     loss_kernel: Literal["torch", "triton"] = "torch"

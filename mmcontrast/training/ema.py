@@ -7,6 +7,8 @@ import copy
 import torch
 from torch import nn
 
+from mmcontrast.training.sharding import shares
+
 
 class WeightAverage:
     """Keeps `model`, a copy whose weights and buffers follow the trained ones.
@@ -24,7 +26,7 @@ class WeightAverage:
         """One step: average <- decay * average + (1 - decay) * trained; integer buffers are copied."""
         weight = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
         self.steps += 1
-        ours, theirs = self.model.state_dict(), trained.state_dict()
+        ours, theirs = shares(self.model), shares(trained)
         floats = [name for name in ours if ours[name].is_floating_point()]
         torch._foreach_lerp_([ours[name] for name in floats], [theirs[name] for name in floats], weight)
         for name in ours.keys() - set(floats):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -11,26 +12,49 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+def parameter_groups(
+    model: nn.Module, weight_decay: float, as_stored: Callable[[nn.Parameter], nn.Parameter] | None = None
+) -> list[dict[str, object]]:
     """Two groups: matrices with decay; vectors (biases, norms, logit_scale, logit_bias) and embeddings without.
 
     Parameters with fewer than two dimensions do not decay; nor do position and class embeddings, which are named
-    so in every library and whose decay would pull positions together.
+    so in every library and whose decay would pull positions together. `as_stored` tells what stands for a parameter.
     """
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             small = parameter.ndim < 2 or "pos_embed" in name or "positional" in name or "position_emb" in name
-            (kept if small else decayed).append(parameter)
+            stored = parameter if as_stored is None else as_stored(parameter)
+            (kept if small else decayed).append(stored)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
 
-def adamw(model: nn.Module, *, learning_rate: float, weight_decay: float, betas: tuple[float, float]) -> AdamW:
+def adamw(
+    model: nn.Module,
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    betas: tuple[float, float],
+    as_stored: Callable[[nn.Parameter], nn.Parameter] | None = None,
+) -> AdamW:
     """AdamW (Loshchilov & Hutter 2019) over `parameter_groups`, in its fused form: one kernel for all tensors."""
-    groups = parameter_groups(model, weight_decay)
+    groups = parameter_groups(model, weight_decay, as_stored)
     return AdamW(groups, lr=learning_rate, betas=betas, eps=1e-6, fused=True)
+
+
+@torch.no_grad()
+def lay_out_state(optimizer: torch.optim.Optimizer) -> None:
+    """Give loaded moments the memory layout of their parameters: fused kernels pair them byte by byte.
+
+    Kernels with their colours last in memory are contiguous where they are sharded.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            for name, value in optimizer.state.get(parameter, {}).items():
+                if value.shape == parameter.shape and value.stride() != parameter.stride():
+                    optimizer.state[parameter][name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def lr_factor(step: int, *, warmup_steps: int, total_steps: int, schedule: Literal["cosine", "constant"]) -> float:

@@ -20,7 +20,9 @@ from mmcontrast import distributed
 from mmcontrast.errors import CheckpointFailed, TrainingError
 from mmcontrast.training.checkpoint import rng_state, set_rng_state
 from mmcontrast.training.noting import read_steps
+from mmcontrast.training.optim import lay_out_state
 from mmcontrast.training.schedule import Progress
+from mmcontrast.training.sharding import load_whole_state, whole_state
 from mmcontrast.types import BadRow
 
 if TYPE_CHECKING:
@@ -69,18 +71,19 @@ def load(trainer: Trainer) -> bool:
 
 def state_of(trainer: Trainer) -> tuple[dict[str, Any], dict[str, Any]]:
     """What all ranks share, and what this one has for itself."""
+    optimizer, shards = trainer.optimizer, trainer.shards
     shared: dict[str, Any] = {
         "progress": asdict(trainer.progress),
         "world_size": distributed.world_size(),
-        "model": trainer.accelerator.unwrap_model(trainer.model).state_dict(),
-        "optimizer": trainer.optimizer.state_dict(),
+        "model": whole_state(trainer.accelerator.unwrap_model(trainer.model)),
+        "optimizer": optimizer.state_dict() if shards is None else shards.whole_optimizer(optimizer),
         "scheduler": trainer.scheduler.state_dict(),
         "objective": trainer.objective.state_dict(),
         "batches": trainer.batches.state_dict(),
         "guard": trainer.guard.state_dict(),
     }
     if trainer.average:
-        shared["average"] = {"model": trainer.average.model.state_dict(), "steps": trainer.average.steps}
+        shared["average"] = {"model": whole_state(trainer.average.model), "steps": trainer.average.steps}
     if trainer.accelerator.scaler is not None:
         shared["scaler"] = trainer.accelerator.scaler.state_dict()
     own: dict[str, Any] = {
@@ -109,14 +112,18 @@ def restore(trainer: Trainer, shared: dict[str, Any], own: Sequence[dict[str, An
             "(data.streaming) deals its rows out to the processes, so it goes on with as many only"
         )
     trainer.progress = Progress(**shared["progress"])
-    trainer.accelerator.unwrap_model(trainer.model).load_state_dict(shared["model"])
-    trainer.optimizer.load_state_dict(shared["optimizer"])
+    load_whole_state(trainer.accelerator.unwrap_model(trainer.model), shared["model"])
+    if trainer.shards is None:
+        trainer.optimizer.load_state_dict(shared["optimizer"])
+    else:
+        trainer.shards.load_optimizer(trainer.optimizer, shared["optimizer"])
+    lay_out_state(trainer.optimizer)
     trainer.scheduler.load_state_dict(shared["scheduler"])
     trainer.objective.load_state_dict(shared["objective"])
     trainer.batches.load_state_dict(shared["batches"])
     trainer.guard.load_state_dict(shared["guard"])
     if trainer.average:
-        trainer.average.model.load_state_dict(shared["average"]["model"])
+        load_whole_state(trainer.average.model, shared["average"]["model"])
         trainer.average.steps = shared["average"]["steps"]
     if trainer.accelerator.scaler is not None and "scaler" in shared:
         trainer.accelerator.scaler.load_state_dict(shared["scaler"])

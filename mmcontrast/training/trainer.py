@@ -24,6 +24,7 @@ from mmcontrast.training.memory import reworded, smaller_chunks
 from mmcontrast.training.objective import ContrastiveObjective, ObjectiveOutput
 from mmcontrast.training.odd_steps import OddStepLog
 from mmcontrast.training.schedule import EpochBatches, Progress, Schedule, due
+from mmcontrast.training.sharding import Shards
 from mmcontrast.training.signals import StopRequest, stop_on_signals
 from mmcontrast.training.window import StepWindow
 from mmcontrast.types import BadRow, Features, PairBatch
@@ -45,6 +46,7 @@ class Trainer:
         clip_norm: of the gradient, or None.
         average: moving average of the weights; then the average is evaluated and kept.
         grad_cache: for batches that the device cannot take at once, or None.
+        shards: of a sharded model, or None.
         spike_factor: see `StepGuard`.
     """
 
@@ -69,6 +71,7 @@ class Trainer:
         clip_norm: float | None = 1.0,
         average: WeightAverage | None = None,
         grad_cache: GradCache | None = None,
+        shards: Shards | None = None,
         spike_factor: float | None = None,
     ) -> None:
         self.model = model
@@ -89,6 +92,7 @@ class Trainer:
         self.clip_norm = clip_norm
         self.average = average
         self.grad_cache = grad_cache
+        self.shards = shards
         self.guard = StepGuard(
             accelerator.unwrap_model(model),
             optimizer,
@@ -156,6 +160,8 @@ class Trainer:
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad()
+        if self.shards is not None:
+            self.shards.end_step()
         bare.clamp_logit_scale()
         if self.average:
             self.average.update(bare)
@@ -170,6 +176,11 @@ class Trainer:
 
     def _gradient_norm(self) -> Tensor:
         """Length of the whole gradient, a scalar on the device; longer ones are clipped."""
+        if self.shards is not None:
+            length = self.shards.gather_gradients()
+            if self.clip_norm is not None:
+                self.shards.clip(length, self.clip_norm)
+            return length
         if self.clip_norm is not None:
             norm: Tensor = self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip_norm)
             return norm
