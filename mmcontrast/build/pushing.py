@@ -62,7 +62,7 @@ def push_to_hub(
         return push(model, repo, dry_run=dry_run, say=say, **options)  # type: ignore[arg-type]
     if not dry_run:
         digest = model_digest(without_adapters(load_encoder(model)))
-        check_target(repo, digest, **options)  # type: ignore[arg-type]
+        check_target(repo, digest, say=say, **options)  # type: ignore[arg-type]
     card = card or CardAnswers()
     card = replace(card, name=card.name or repo.rpartition("/")[2])
     with tempfile.TemporaryDirectory() as temporary:

@@ -75,7 +75,10 @@ def push(
     with clear_errors(repo), session(timeout) as api:
         repository = Repository(api, repo, revision or MAIN, private, say)
         repository.check_name()
-        remote = repository.find(logged_in=logged_in(needed=not dry_run))
+        known = logged_in(needed=not dry_run)
+        remote = repository.find(logged_in=known)
+        if remote is None and not known and say is not None:
+            say(f"without a token a private {repo} is not seen, should there be one")
         refuse_other(repo, remote, model, overwrite=overwrite)
         creates = "repository" if remote is None else None if remote.branch_exists else "branch"
         plan, commit = make_plan(local, remote, overwrite=overwrite), None
@@ -90,11 +93,17 @@ def push(
 
 
 def check_target(
-    repo: str, model: str, *, private: bool = False, revision: str | None = None, overwrite: bool = False
+    repo: str,
+    model: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    overwrite: bool = False,
+    say: Say | None = None,
 ) -> None:
     """The errors of `push` that are known before an export is made; `model` is its digest."""
     with clear_errors(repo), session(TIMEOUT) as api:
-        repository = Repository(api, repo, revision or MAIN, private)
+        repository = Repository(api, repo, revision or MAIN, private, say)
         repository.check_name()
         refuse_other(repo, repository.find(logged_in=logged_in(needed=True)), model, overwrite=overwrite)
 

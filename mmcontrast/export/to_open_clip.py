@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from mmcontrast.export.open_clip_image import image_parts
 from mmcontrast.export.open_clip_parts import Part, cannot, plain
 from mmcontrast.export.open_clip_text import text_part
 from mmcontrast.export.tokenizer_files import write_tokenizer
-from mmcontrast.models import DualEncoder
+from mmcontrast.models import DualEncoder, Tokenizer, TransformersTokenizer
 from mmcontrast.models.towers import one_line
 
 _CAPTIONS = ["a dog", "two people and a small red boat on the shore of a lake", "the end of the road " * 30]
@@ -47,10 +48,28 @@ def write(model: DualEncoder, folder: Path) -> None:
     text, image = _checked_text(model), _checked_image(model)
     config = _model_config(model, image, text)
     if model.tokenizer.kind != "clip":  # CLIP's vocabulary comes with open_clip
-        config["text_cfg"]["hf_tokenizer_name"] = THIS_FOLDER
-        write_tokenizer(model.tokenizer, folder, model.tokenizer.context_length)
+        config["text_cfg"] |= {"hf_tokenizer_name": THIS_FOLDER, **_write_tokenizer(model.tokenizer, folder)}
     save_file(_weights(model, image, text), str(folder / WEIGHTS), metadata={"format": "pt"})
     write_config(folder, {"model_cfg": config, "preprocess_cfg": preprocess})
+
+
+def _write_tokenizer(tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
+    """Write its files, and return how open_clip is to use them.
+
+    It cleans every caption ("whitespace", if nothing is said), which we only do where a checkpoint of it asks for that.
+    """
+    length = tokenizer.context_length
+    options: dict[str, Any] = {}
+    if isinstance(tokenizer, TransformersTokenizer) and tokenizer.cleaning is not None:
+        options = {"tokenizer_kwargs": {"clean": tokenizer.cleaning}}
+        if tokenizer.blank_end:
+            options["tokenizer_kwargs"]["strip_sep_token"] = True
+        with tempfile.TemporaryDirectory() as temporary:
+            tokenizer.save(Path(temporary))
+            write_tokenizer(TransformersTokenizer(temporary, length), folder, length)
+    else:
+        write_tokenizer(tokenizer, folder, length)
+    return options
 
 
 def _model_config(model: DualEncoder, image: Part, text: Part) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int | None =
         "tokenizer_class": "PreTrainedTokenizerFast",  # the name that versions 4 and 5 of transformers both know
         **marks,
         "model_max_length": longest,
-        "model_input_names": ["input_ids", "attention_mask"],
+        "model_input_names": _inputs(folder),
         "padding_side": "right",
         "truncation_side": "right",
         "clean_up_tokenization_spaces": False,
@@ -85,6 +85,15 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int | None =
         vocab_size=max(vocabulary.values()) + 1,
         max_length=longest,
     )
+
+
+def _inputs(folder: Path) -> list[str]:
+    """Those of the file that another format has written, if any: transformers' SigLIP must not be given a mask."""
+    try:
+        names: list[str] = json.loads((folder / FILES[1]).read_text(encoding="utf-8"))["model_input_names"]
+    except OSError:
+        return ["input_ids", "attention_mask"]
+    return names
 
 
 def _converted(tokenizer: Tokenizer) -> tuple[RustTokenizer, dict[str, str], bool]:

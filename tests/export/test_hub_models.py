@@ -22,7 +22,7 @@ from mmcontrast.models import (
     train_sentencepiece,
 )
 
-FORMATS = ("mmcontrast", "transformers", "open_clip")
+FORMATS = ("mmcontrast", "transformers", "open_clip", "sentence_transformers")
 CAPTIONS = ["a red dog on the grass", "two green cars"]
 _LOAD = """
 import sys, warnings
@@ -32,6 +32,7 @@ import open_clip
 import torch
 from huggingface_hub import snapshot_download
 from PIL import Image
+from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoProcessor
 
 import mmcontrast
@@ -56,6 +57,9 @@ note("transformers", found.image_embeds, found.text_embeds)
 found, preprocess = open_clip.create_model_from_pretrained("hf-hub:org/tiny")
 ids = open_clip.get_tokenizer("hf-hub:org/tiny")(captions)
 note("open_clip", found.eval().encode_image(preprocess(picture)[None]), found.encode_text(ids))
+
+found = SentenceTransformer("org/tiny", device="cpu")
+note("sentence_transformers", found.encode([picture]), found.encode(captions))
 
 only = {"formats": "mmcontrast", "check": False}
 planned = mmcontrast.push_to_hub(model, "org/again", dry_run=True, **only)
@@ -125,6 +129,6 @@ def test_every_library_loads_it_by_name(hub: Hub, own: DualEncoder, exported: Pa
     assert json.loads(hub.repos["org/again"].files()["mmcontrast_export.json"])["formats"] == ["mmcontrast"]
     expected = np.concatenate([own.encode_image(Image.linear_gradient("L")), own.encode_text(CAPTIONS)])
     with np.load(tmp_path / "found.npz") as found:
-        assert set(found.files) == {"by name", "snapshot", "transformers", "open_clip", "pushed again"}
+        assert set(found.files) == {*FORMATS[1:], "by name", "snapshot", "pushed again"}
         for name, features in found.items():
             np.testing.assert_allclose(features, expected, atol=1e-5, err_msg=name)

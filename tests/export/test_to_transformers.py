@@ -24,6 +24,7 @@ from mmcontrast.config import load_config
 from mmcontrast.errors import ModelError
 from mmcontrast.export import checking, probe_transformers, to_transformers
 from mmcontrast.export.checking import Agreement, Examples, ask, check, save_examples
+from mmcontrast.export.tokenizer_files import write_tokenizer
 from mmcontrast.models import (
     DualEncoder,
     ImageTowerSpec,
@@ -222,6 +223,7 @@ def test_siglip(library: str, vocabulary: bytes, agreement: Agree, tmp_path: Pat
         logit_bias=-10.0,
     )
     assert exported(model, tmp_path / "export")["architectures"] == ["SiglipModel"]
+    write_tokenizer(model.tokenizer, tmp_path / "export")  # as the other formats do after it
     agreement(model)
     assert load_file(tmp_path / "export" / "model.safetensors")["logit_bias"].tolist() == [-10.0]
 
