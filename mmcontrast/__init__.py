@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from .config import load_config as load_config
     from .data import open_source as open_source
     from .embedding_reading import load_features as load_features
+    from .export.card_facts import CardAnswers as CardAnswers
     from .losses import symmetric_info_nce as symmetric_info_nce
     from .models import DualEncoder as DualEncoder
 
     __version__: str
 
 _ROOMS = {
+    "CardAnswers": "export.card_facts",
     "DualEncoder": "models",
     "embed": "build",
     "evaluate": "build",
@@ -38,6 +40,7 @@ _ROOMS = {
 }
 
 __all__ = [
+    "CardAnswers",
     "DualEncoder",
     "__version__",
     "embed",

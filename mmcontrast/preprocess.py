@@ -6,6 +6,7 @@ import io
 import math
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +22,7 @@ from mmcontrast.errors import DataError
 
 MAX_IMAGE_PIXELS = 100_000_000
 _WAYS = (("shortest", "squash"), ("bicubic", "bilinear"), ("even", "down"))
-_LONGEST = 200  # times the shorter side; what lies outside of the middle square is cut off in any case
+LONGEST = 200  # times the shorter side; what lies outside of the middle square is cut off in any case
 # Only raster formats that Pillow decodes itself: PDF and EPS would start other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -33,7 +34,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     16-bit greys are scaled to 8 bits (Pillow alone would clip them to white); an alpha channel is dropped as
     open_clip and transformers do, so that an exported model sees the same pixels.
     """
-    image = ImageOps.exif_transpose(image)
+    with suppress(Exception):  # a damaged EXIF block says nothing; the picture is good
+        image = ImageOps.exif_transpose(image)
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I;16") or image.mode == "I":
@@ -183,7 +185,7 @@ class ImagePreprocess:
 
 def _without_far_ends(image: Image.Image) -> Image.Image:
     """The middle of a picture that is extremely long: a line of 100,000 pixels, scaled up, would fill the memory."""
-    most = _LONGEST * min(image.size)
+    most = LONGEST * min(image.size)
     if max(image.size) <= most:
         return image
     left, top = (max(0, side - most) // 2 for side in image.size)

@@ -18,7 +18,23 @@ from mmcontrast.models import DualEncoder
 
 Say = Callable[[str], object]
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?")
-_NOT_RECIPE = ("output", "data.train", "data.validation", "data.workers", "evaluation.keep_pictures_mb")
+# What says where things lie, and how to watch and compute, teaches nothing.
+_NOT_RECIPE = (
+    "output",
+    "data.image_cache",
+    "data.pretokenize",
+    "data.train",
+    "data.validation",
+    "data.workers",
+    "evaluation.batch_size",
+    "evaluation.every",
+    "evaluation.inspect_negatives",
+    "evaluation.keep_pictures_mb",
+    "training.checkpoint",
+    "training.keep_checkpoints",
+    "training.log_every_steps",
+    "training.trackers",
+)
 _SHOWN = ("loss", "global_batch_size", "learning_rate", "weight_decay", "seed", "precision")
 _LOGGED = {
     "known_positive_share": "Known to match, in the batches of the training",

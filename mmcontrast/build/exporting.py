@@ -61,8 +61,14 @@ def export_model(
     pictures, gallery = _pictures(encoder, run, data, answers.pictures, say)
     name = "model" if isinstance(model, DualEncoder) else Path(model).resolve().name
 
-    def describe(folder: Path, names: Sequence[str]) -> None:
-        write_card(folder, replace(card_facts(encoder, names, run, answers, name), examples=pictures, gallery=gallery))
+    def describe(folder: Path, names: Sequence[str], exported: Exported) -> None:
+        facts = card_facts(encoder, names, run, answers, name)
+        agreements: dict[str, float] = {key: found.worst for key, found in exported.agreements.items()}
+        left_out: dict[str, str] = {str(key): reason for key, reason in exported.left_out.items()}
+        write_card(
+            folder,
+            replace(facts, examples=pictures, gallery=gallery, agreements=agreements, left_out=left_out),
+        )
 
     return write_formats(encoder, chosen, output, examples=examples, describe=describe, say=say)  # type: ignore[arg-type]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mmcontrast.build.exporting import export_model
@@ -61,7 +62,9 @@ def push_to_hub(
         return push(model, repo, dry_run=dry_run, say=say, **options)  # type: ignore[arg-type]
     if not dry_run:
         digest = model_digest(without_adapters(load_encoder(model)))
-        check_target(repo, digest, **options)  # type: ignore[arg-type]
+        check_target(repo, digest, say=say, **options)  # type: ignore[arg-type]
+    card = card or CardAnswers()
+    card = replace(card, name=card.name or repo.rpartition("/")[2])
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "export" if output is None else Path(output)
         exported = export_model(model, folder, formats, data=data, check=check, card=card, say=say)

@@ -108,6 +108,12 @@ def show_export(exported: Exported) -> None:
     for name, found in exported.agreements.items():
         differences = f"image {found.image:.1e}  text {found.text:.1e}  zero-shot {found.zero_shot:.1e}"
         echo(f"{name}: greatest difference of features and scores: {differences}")
+        if found.rewritten:
+            show_remark(f"{name} rewrites {found.rewritten} of the captions (curly quotes, say); they were left out")
+        if found.squared:
+            echo(
+                f"{name} crops {found.squared} of the pictures a pixel further to the left or top: compared as squares"
+            )
     for name, reason in exported.left_out.items():
         show_remark(f"{name} left out: {reason}")
     echo(f"written to {exported.folder}")
@@ -117,7 +123,8 @@ def show_push(pushed: Pushed) -> None:
     """What is, or would be, on the Hub, file by file."""
     where = f"{pushed.repo} ({pushed.revision})"
     new = f"; the {pushed.creates} is new" if pushed.creates else ""
-    typer.echo(f"{'would push' if pushed.commit is None else 'pushed'} to {where}{new}")
+    did = "nothing to push" if pushed.plan.empty else "would push" if pushed.commit is None else "pushed"
+    typer.echo(f"{did} to {where}{new}")
     for line in pushed.plan.lines():
         typer.echo(line)
     if pushed.commit is not None:

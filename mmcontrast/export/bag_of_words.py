@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import BertConfig
 
 from mmcontrast.export.transformers_parts import LABEL_TOKENS, NEARLY_LINEAR, Part
+from mmcontrast.export.transformers_pooling import linear, plain_norm
 from mmcontrast.models.towers_bag_of_words import BagOfWordsTower
 
 # The greatest word beside the constant, which is 1 on average: its square is what the first norm is wrong by.
@@ -48,11 +49,11 @@ def bag_of_words(tower: BagOfWordsTower, head: Tensor | None, pad_id: int) -> Pa
         "embeddings.word_embeddings.weight": words,
         "embeddings.position_embeddings.weight": torch.zeros(config.max_position_embeddings, whole),
         "embeddings.token_type_embeddings.weight": torch.zeros(2, whole),
-        **_norm("embeddings.LayerNorm", torch.ones(whole), torch.zeros(whole)),
+        **plain_norm("embeddings.LayerNorm", whole),
         **_attention(width, whole),
         **_feed_forward(width, whole),
         **_last_norm(gain, tower.norm.bias.detach(), whole),
-        **_linear("pooler.dense", NEARLY_LINEAR * torch.eye(whole)),
+        **linear("pooler.dense", NEARLY_LINEAR * torch.eye(whole)),
     }
     matrix = torch.eye(width) if head is None else head
     padded = torch.zeros(len(matrix), whole)
@@ -64,13 +65,13 @@ def _attention(width: int, whole: int) -> dict[str, Tensor]:
     """The mean of all words, centred once more, goes to the coordinates behind the words."""
     value = torch.zeros(whole, whole)
     value[width : 2 * width, :width] = torch.eye(width) - 1 / width
-    at, nothing = "encoder.layer.0.attention", torch.zeros(whole, whole)
+    at = "encoder.layer.0.attention"
     return {
-        **_linear(f"{at}.self.query", nothing),
-        **_linear(f"{at}.self.key", nothing.clone()),
-        **_linear(f"{at}.self.value", value),
-        **_linear(f"{at}.output.dense", torch.eye(whole)),
-        **_norm(f"{at}.output.LayerNorm", torch.ones(whole), torch.zeros(whole)),
+        **linear(f"{at}.self.query", torch.zeros(whole, whole)),
+        **linear(f"{at}.self.key", torch.zeros(whole, whole)),
+        **linear(f"{at}.self.value", value),
+        **linear(f"{at}.output.dense", torch.eye(whole)),
+        **plain_norm(f"{at}.output.LayerNorm", whole),
     }
 
 
@@ -82,8 +83,8 @@ def _feed_forward(width: int, whole: int) -> dict[str, Tensor]:
         read[row, place], subtract[place, row] = 1, -1
     read[-1, width : 2 * width], subtract[width : 2 * width, -1] = 1 / width, -1
     return {
-        **_linear("encoder.layer.0.intermediate.dense", torch.cat([read, -read])),
-        **_linear("encoder.layer.0.output.dense", torch.cat([subtract, -subtract], dim=1)),
+        **linear("encoder.layer.0.intermediate.dense", torch.cat([read, -read])),
+        **linear("encoder.layer.0.output.dense", torch.cat([subtract, -subtract], dim=1)),
     }
 
 
@@ -92,12 +93,5 @@ def _last_norm(gain: Tensor, bias: Tensor, whole: int) -> dict[str, Tensor]:
     weight, offset = torch.zeros(whole), torch.zeros(whole)
     weight[width : 2 * width] = gain * (width / whole) ** 0.5  # the norm divides by the deviation of all coordinates
     offset[width : 2 * width] = bias
-    return _norm("encoder.layer.0.output.LayerNorm", weight, offset)
-
-
-def _norm(name: str, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
-    return {f"{name}.weight": weight, f"{name}.bias": bias}
-
-
-def _linear(name: str, weight: Tensor) -> dict[str, Tensor]:
-    return {f"{name}.weight": weight, f"{name}.bias": torch.zeros(len(weight))}
+    name = "encoder.layer.0.output.LayerNorm"
+    return {f"{name}.weight": weight, f"{name}.bias": offset}

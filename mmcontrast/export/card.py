@@ -88,7 +88,17 @@ def _what_it_is(facts: CardFacts) -> str:
 
 
 def _use(facts: CardFacts) -> str:
-    parts = [f"### {title}\n\n```python\n{code}```" for title, code in usage(facts.formats)]
+    parts = []
+    for name, (title, code) in usage(facts.formats).items():
+        checked = ""
+        if (worst := facts.agreements.get(name)) is not None:
+            checked = (
+                f"Features and scores were compared with mmcontrast's own: they differ by {worst:.1e} at most.\n\n"
+            )
+        parts.append(f"### {title}\n\n{checked}```python\n{code}```")
+    if facts.left_out:
+        reasons = (f"- {escape(name)}: {escape(reason)}" for name, reason in facts.left_out.items())
+        parts.append("Left out, since they cannot express this model:\n\n" + "\n".join(reasons))
     if facts.model.templates:
         prompts = ", ".join(f"“{escape(template)}”" for template in facts.model.templates[:8])
         parts.append(f"Classes were put into these prompts where zero-shot accuracy was measured: {prompts}.")

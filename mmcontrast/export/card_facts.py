@@ -153,6 +153,8 @@ class CardFacts:
         answers: of its author.
         examples: pictures that may be shown.
         gallery: how many captions the examples were searched in.
+        agreements: of each format that was checked, the greatest difference of a library's results from ours.
+        left_out: of each format that cannot express the model, why.
         version: of mmcontrast.
     """
 
@@ -163,6 +165,8 @@ class CardFacts:
     answers: CardAnswers = field(default_factory=CardAnswers)
     examples: Sequence[ExamplePicture] = ()
     gallery: int = 0
+    agreements: Mapping[str, float] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
     version: str = ""
 
 

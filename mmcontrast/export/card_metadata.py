@@ -31,7 +31,7 @@ llama3.2 llama3.3 llama4 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 op
 pddl postgresql unknown unlicense wtfpl zlib
 """
 """Identifiers that the Hub takes; any other licence is "other" with a name."""
-_HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _LANGUAGE = re.compile(r"[a-z]{2,3}|multilingual|code")
 _TASKS = {"retrieval": "image-text-retrieval", "zero_shot": PIPELINE}
 _HEADLINES = {

@@ -78,9 +78,9 @@ for cosine, label in zip(cosines[0].tolist(), labels):
 }
 
 
-def usage(formats: Sequence[str]) -> list[tuple[str, str]]:
-    """(title, Python code) for each format of an export, run in its folder; formats that are unknown have none."""
-    return [(_TITLES[name], snippet(name)) for name in formats if name in _CODE]
+def usage(formats: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Format -> (title, Python code) for those of an export, run in its folder; unknown formats have none."""
+    return {name: (_TITLES[name], snippet(name)) for name in formats if name in _CODE}
 
 
 def snippet(name: str, repo_id: str | None = None) -> str:

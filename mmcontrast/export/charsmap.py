@@ -45,6 +45,7 @@ def compiled(rules: Mapping[str, str]) -> normalizers.Normalizer:
 
     A character of at most three bytes takes a combining mark behind it along, if it has a rule.
     """
+    sentencepiece.set_min_log_level(1)  # its notes of progress would go to the terminal
     normalizer = sentencepiece.SentencePieceNormalizer(norm_map=[rule for rule in rules.items() if rule[0] != rule[1]])
     model = sentencepiece_model_pb2.ModelProto.FromString(normalizer.serialized_model_proto())
     return normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,14 @@ import torch
 from PIL import Image
 
 from mmcontrast.errors import ModelError
+from mmcontrast.export.processor_files import crops_alike
 from mmcontrast.models import DualEncoder
 
 TOLERANCE = 1e-5
 """Of each value of an L2-normalised feature, and of each zero-shot probability, in fp32."""
+
+_CROP_OTHERWISE = ("transformers", "sentence_transformers")
+"""They read transformers' processor: see `crops_alike`."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,19 @@ class Agreement:
         image, text: of L2-normalised features.
         zero_shot: of probabilities over the classes.
         rewritten: captions left out, since the library repairs them before any tokenizer sees them.
+        squared: pictures handed over as squares, since the library crops them a pixel further to the left or top.
     """
 
     image: float
     text: float
     zero_shot: float
     rewritten: int = 0
+    squared: int = 0
+
+    @property
+    def worst(self) -> float:
+        """The greatest of all."""
+        return max(self.image, self.text, self.zero_shot)
 
 
 def check(model: DualEncoder, name: str, folder: Path, examples: Examples, tolerance: float = TOLERANCE) -> Agreement:
@@ -59,6 +70,11 @@ def check(model: DualEncoder, name: str, folder: Path, examples: Examples, toler
     Raises:
         ModelError: the library is missing, cannot load the folder, or differs by more than `tolerance`.
     """
+    squared = 0
+    if name in _CROP_OTHERWISE:
+        pictures = [_square(model, picture) for picture in examples.pictures]
+        squared = sum(new is not old for new, old in zip(pictures, examples.pictures, strict=True))
+        examples = replace(examples, pictures=pictures)
     theirs = ask(name, folder, examples)
     image, text = model.encode_image(examples.pictures).cpu(), model.encode_text(examples.captions).cpu()
     with torch.no_grad():
@@ -75,11 +91,21 @@ def check(model: DualEncoder, name: str, folder: Path, examples: Examples, toler
             scores / scores.sum(axis=1, keepdims=True), zero_shot(image, text[classes], scale).numpy()
         ),
         rewritten=int((~kept).sum()),
+        squared=squared,
     )
     worst = max(agreement.image, agreement.text, agreement.zero_shot)
     if not worst <= tolerance:  # NaN is refused too
         raise ModelError(f"{name} gives other numbers than mmcontrast: {agreement} is over {tolerance:g}")
     return agreement
+
+
+def _square(model: DualEncoder, picture: Image.Image) -> Image.Image:
+    """The picture, or its middle where transformers would take another cut out of it."""
+    if crops_alike(model.preprocess, *picture.size):
+        return picture
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    return picture.crop((left, top, left + side, top + side))
 
 
 def zero_shot(image: torch.Tensor, classes: torch.Tensor, scale: float) -> torch.Tensor:

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 from mmcontrast.errors import ModelError
 from mmcontrast.export.checking import Agreement, Examples, check
 from mmcontrast.export.marker import is_export, mark
+from mmcontrast.export.onnx_int8 import measure_int8
 from mmcontrast.models import DualEncoder
 from mmcontrast.models.fingerprint import model_digest
 from mmcontrast.models.lora import without_adapters
@@ -41,7 +42,7 @@ def export_model(
     folder: str | Path,
     *,
     examples: Examples | None = None,
-    describe: Callable[[Path, Sequence[Format]], object] | None = None,
+    describe: Callable[[Path, Sequence[Format], Exported], object] | None = None,
     say: Callable[[str], object] | None = None,
 ) -> Exported:
     """Write a model in one or several formats into one folder, which appears when all is written and checked.
@@ -52,7 +53,8 @@ def export_model(
         folder: new, empty, or of an earlier export, which is replaced.
         examples: pictures and captions to check with: each library loads the folder in a fresh, offline process,
             and its features and zero-shot scores are compared with ours. None leaves the check out.
-        describe: writes the model card; told the folder, while it is not in its place yet, and the formats in it.
+        describe: writes the model card; told the folder, which is not in its place yet, the formats in it, and what
+            is returned in the end.
         say: told what is being done.
 
     Raises:
@@ -86,12 +88,15 @@ def export_model(
                 if name not in left_out:
                     _tell(say, f"checking {name}")
                     agreements[name] = check(model, name, new, examples)
+            if "onnx" in agreements:
+                _tell(say, f"onnx: {measure_int8(new / 'onnx', examples)}")
         written = [name for name in wanted if name not in left_out]
+        exported = Exported(folder, agreements, left_out)
         if describe is not None:
-            describe(new, written)
+            describe(new, written, exported)
         mark(new, written, model_digest(model))
         put_in_place(new, folder)
-    return Exported(folder, agreements, left_out)
+    return exported
 
 
 def write(model: DualEncoder, name: Format, folder: Path) -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from mmcontrast.export.card_usage import name_on_hub
 from mmcontrast.export.hub_client import Say, clear_errors, session
-from mmcontrast.export.hub_plan import CARD, Content, Plan, local_files, make_plan, refuse_other
+from mmcontrast.export.hub_plan import CARD, Content, Plan, bytes_of, local_files, make_plan, refuse_other
 from mmcontrast.export.hub_repository import MAIN, Repository, logged_in
 from mmcontrast.export.marker import read_marker
+from mmcontrast.export.open_clip_folder import CONFIG, pointed_at
 
 TIMEOUT = 60.0
 """Seconds that the Hub may be silent."""
@@ -74,7 +75,10 @@ def push(
     with clear_errors(repo), session(timeout) as api:
         repository = Repository(api, repo, revision or MAIN, private, say)
         repository.check_name()
-        remote = repository.find(logged_in=logged_in(needed=not dry_run))
+        known = logged_in(needed=not dry_run)
+        remote = repository.find(logged_in=known)
+        if remote is None and not known and say is not None:
+            say(f"without a token a private {repo} is not seen, should there be one")
         refuse_other(repo, remote, model, overwrite=overwrite)
         creates = "repository" if remote is None else None if remote.branch_exists else "branch"
         plan, commit = make_plan(local, remote, overwrite=overwrite), None
@@ -89,19 +93,26 @@ def push(
 
 
 def check_target(
-    repo: str, model: str, *, private: bool = False, revision: str | None = None, overwrite: bool = False
+    repo: str,
+    model: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    overwrite: bool = False,
+    say: Say | None = None,
 ) -> None:
     """The errors of `push` that are known before an export is made; `model` is its digest."""
     with clear_errors(repo), session(TIMEOUT) as api:
-        repository = Repository(api, repo, revision or MAIN, private)
+        repository = Repository(api, repo, revision or MAIN, private, say)
         repository.check_name()
         refuse_other(repo, repository.find(logged_in=logged_in(needed=True)), model, overwrite=overwrite)
 
 
 def _as_published(files: dict[str, Content], repo: str) -> dict[str, Content]:
-    """The files as they are on the Hub, where the code on the card loads the model by its name."""
-    if CARD not in files:
-        return files
-    card = files[CARD]
-    text = card.decode() if isinstance(card, bytes) else card.read_text(encoding="utf-8")
-    return {**files, CARD: name_on_hub(text, repo).encode()}
+    """The files as they are on the Hub, where code on the card, and open_clip its tokenizer, find things by name."""
+    named: dict[str, Content] = {}
+    if CARD in files:
+        named[CARD] = name_on_hub(bytes_of(files[CARD]).decode("utf-8"), repo).encode()
+    if CONFIG in files:
+        named[CONFIG] = pointed_at(bytes_of(files[CONFIG]), repo)
+    return files | named

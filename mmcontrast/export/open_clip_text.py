@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from open_clip.hf_configs import arch_dict
+from torch import Tensor, nn
 
 from mmcontrast.export.open_clip_bag_of_words import bag_of_words
 from mmcontrast.export.open_clip_native import HF_CLIP, Activation, blocks, norm, options, text_projection
@@ -16,6 +17,7 @@ from mmcontrast.models.towers_open_clip import OpenClipTextTower
 from mmcontrast.models.towers_transformers import TransformersTextTower
 
 _NOT_THEIRS = {"quick_gelu", "embed_dim", "attend_padding", "hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode"}
+_NATIVE = ("clip_text_model", "siglip_text_model")
 _POOLERS = {"mean": "mean_pooler", "cls": "cls_last_hidden_state_pooler", "pooler": "cls_pooler"}
 
 
@@ -26,20 +28,15 @@ def text_part(model: DualEncoder) -> Part:
         ModelError: open_clip has no such tower.
     """
     tower: Any = model.text_encoder
+    if isinstance(tower, TransformersTextTower) and _kind(tower) not in _NATIVE:
+        return _by_name(model, tower)
     own = tower.own_projection if isinstance(tower, TransformersTextTower) else None
     head = linear_head([own, model.text_projection], "this text tower")
     if isinstance(tower, BagOfWordsTower):
         part = bag_of_words(tower, head, model.tokenizer.eos_id)
         part.weights["positional_embedding"] = part.weights["positional_embedding"][: model.tokenizer.context_length]
     elif isinstance(tower, TransformersTextTower):
-        net: Any = tower.model
-        kind = net.config.model_type
-        if kind == "clip_text_model":
-            part = _clip(model, tower, head)
-        elif kind == "siglip_text_model":
-            part = _siglip(model, tower, head)
-        else:
-            return _by_name(model, tower, head)
+        part = _clip(model, tower, head) if _kind(tower) == _NATIVE[0] else _siglip(model, tower, head)
     else:
         part = _open_clip(model, tower, head)
     part.config.update(vocab_size=tower.vocab_size, context_length=model.tokenizer.context_length)
@@ -47,6 +44,11 @@ def text_part(model: DualEncoder) -> Part:
         part.config.update(_end_mark(model))
     part.config["pad_id"] = model.tokenizer.pad_id
     return part
+
+
+def _kind(tower: TransformersTextTower) -> str:
+    net: Any = tower.model
+    return str(net.config.model_type)
 
 
 def _end_mark(model: DualEncoder) -> dict[str, Any]:
@@ -116,34 +118,45 @@ def _transformer(net: Any, length: int) -> Part:
     return Part(sizes | {"heads": config.num_attention_heads} | options_, weights, activation.quick_gelu)
 
 
-def _by_name(model: DualEncoder, tower: TransformersTextTower, head: Head) -> Part:
+def _by_name(model: DualEncoder, tower: TransformersTextTower) -> Part:
     """A model of which open_clip reads the config, without weights, by its name on the Hub."""
-    net: Any = tower.model
-    kind = net.config.model_type
+    kind = _kind(tower)
     where = f"the text tower {kind} of transformers"
     if kind not in arch_dict:
         raise cannot(f"{where}: it knows CLIP's and SigLIP's, {', '.join(arch_dict)}")
     if tower.pooling not in _POOLERS:
         raise cannot(f"{where} with pooling {tower.pooling}")
-    if head.bias is not None:
-        raise cannot(f"{where} with a bias on its embedding")
+    projection, layers = _hf_projection(model, tower, where)
     name = _hub_name(model)
     if name is None:
         raise cannot(f"{where}: it reads its config by a name on the Hub, and this one was built without")
     pooler = tower.pooling == "pooler"
-    state = {key: value for key, value in net.state_dict().items() if pooler or not key.startswith("pooler.")}
-    weights = {f"transformer.{key}": value for key, value in state.items()}
+    state = {key: value for key, value in tower.model.state_dict().items() if pooler or not key.startswith("pooler.")}
     config = {
         "hf_model_name": name,
         "hf_pooler_type": _POOLERS[tower.pooling],
-        "hf_proj_type": None if head.weight is None else "linear",
+        "hf_proj_type": projection,
         "context_length": model.tokenizer.context_length,
     }
-    return Part(config, weights | ({} if head.weight is None else {"proj.weight": head.weight}), None)
+    return Part(config, {f"transformer.{key}": value for key, value in state.items()} | layers, None)
+
+
+def _hf_projection(
+    model: DualEncoder, tower: TransformersTextTower, where: str
+) -> tuple[str | None, dict[str, Tensor]]:
+    """hf_proj_type and the weights of open_clip's head on a transformers model."""
+    own = tower.own_projection
+    if isinstance(own, nn.Sequential) and model.spec.text.projection == "none":  # as a checkpoint of open_clip has it
+        return "mlp", {f"proj.{key}": value for key, value in own.state_dict().items()}
+    head = linear_head([own, model.text_projection], "this text tower")
+    if head.bias is not None:
+        raise cannot(f"{where} with a bias on its embedding")
+    return (None, {}) if head.weight is None else ("linear", {"proj.weight": head.weight})
 
 
 def _hub_name(model: DualEncoder) -> str | None:
     """Of the model that the text tower was made from, if it came from the Hub."""
     origin = (model.extra.get("built_from") or {}).get("text") or {}
-    name = origin["pretrained"] if isinstance(origin.get("pretrained"), str) else origin.get("name")
+    pretrained = origin.get("pretrained")
+    name = origin.get("config_of") or (pretrained if isinstance(pretrained, str) else origin.get("name"))
     return None if not name or Path(name).expanduser().exists() or name.count("/") > 1 else str(name)

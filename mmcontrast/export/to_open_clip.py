@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
+import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,17 +18,14 @@ from torch.nn.functional import normalize, pad
 
 from mmcontrast.errors import ModelError
 from mmcontrast.export.checking import TOLERANCE
+from mmcontrast.export.open_clip_folder import THIS_FOLDER, WEIGHTS, write_config
 from mmcontrast.export.open_clip_image import image_parts
 from mmcontrast.export.open_clip_parts import Part, cannot, plain
 from mmcontrast.export.open_clip_text import text_part
 from mmcontrast.export.tokenizer_files import write_tokenizer
-from mmcontrast.models import DualEncoder
+from mmcontrast.models import DualEncoder, Tokenizer, TransformersTokenizer
 from mmcontrast.models.towers import one_line
 
-CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
-
-# What open_clip asks of a local folder is only whether there is a name. This one is never looked for on the Hub.
-_THIS_FOLDER = "."
 _CAPTIONS = ["a dog", "two people and a small red boat on the shore of a lake", "the end of the road " * 30]
 # open_clip builds both towers at once; beside the one that is looked at the other one is as small as can be.
 _SMALLEST: dict[str, dict[str, Any]] = {
@@ -51,34 +48,28 @@ def write(model: DualEncoder, folder: Path) -> None:
     text, image = _checked_text(model), _checked_image(model)
     config = _model_config(model, image, text)
     if model.tokenizer.kind != "clip":  # CLIP's vocabulary comes with open_clip
-        config["text_cfg"]["hf_tokenizer_name"] = _THIS_FOLDER
-        write_tokenizer(model.tokenizer, folder, model.tokenizer.context_length)
+        config["text_cfg"] |= {"hf_tokenizer_name": THIS_FOLDER, **_write_tokenizer(model.tokenizer, folder)}
     save_file(_weights(model, image, text), str(folder / WEIGHTS), metadata={"format": "pt"})
-    _write_config(folder, {"model_cfg": config, "preprocess_cfg": preprocess})
+    write_config(folder, {"model_cfg": config, "preprocess_cfg": preprocess})
 
 
-def point_tokenizer_at(folder: Path, repo_id: str) -> bool:
-    """Before a push: `hf-hub:` loads the tokenizer by the name in the config, not from where the config lies.
+def _write_tokenizer(tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
+    """Write its files, and return how open_clip is to use them.
 
-    Local loading stays as it is. Returns whether there was something to change.
-
-    Args:
-        folder: an export.
-        repo_id: where its files will be, ORG/NAME.
+    It cleans every caption ("whitespace", if nothing is said), which we only do where a checkpoint of it asks for that.
     """
-    if not (folder / CONFIG).is_file():
-        return False
-    values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    text = values["model_cfg"]["text_cfg"]
-    if text.get("hf_tokenizer_name") in (None, repo_id):
-        return False
-    text["hf_tokenizer_name"] = repo_id
-    _write_config(folder, values)
-    return True
-
-
-def _write_config(folder: Path, values: dict[str, Any]) -> None:
-    (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    length = tokenizer.context_length
+    options: dict[str, Any] = {}
+    if isinstance(tokenizer, TransformersTokenizer) and tokenizer.cleaning is not None:
+        options = {"tokenizer_kwargs": {"clean": tokenizer.cleaning}}
+        if tokenizer.blank_end:
+            options["tokenizer_kwargs"]["strip_sep_token"] = True
+        with tempfile.TemporaryDirectory() as temporary:
+            tokenizer.save(Path(temporary))
+            write_tokenizer(TransformersTokenizer(temporary, length), folder, length)
+    else:
+        write_tokenizer(tokenizer, folder, length)
+    return options
 
 
 def _model_config(model: DualEncoder, image: Part, text: Part) -> dict[str, Any]:

@@ -44,16 +44,16 @@ def write(model: DualEncoder, folder: Path) -> None:
     text = text_part(model)
     siglip = text.config.model_type == "siglip_text_model"
     vision = vision_part(model, siglip)
-    with quiet_transformers():
-        theirs = _assemble(vision, text, model)
-        theirs.save_pretrained(folder, max_shard_size="1TB")
-    _name_as_before(folder / _WEIGHTS, theirs)
-    written = write_tokenizer(model.tokenizer, folder)
+    written = write_tokenizer(model.tokenizer, folder)  # first of all: it can fail
     if siglip:
         if written.pad_id != model.tokenizer.pad_id:
             raise cannot("a SigLIP text tower that reads the padding of CLIP's vocabulary")
         _without_mask(folder / "tokenizer_config.json")
     write_processor(model.preprocess, folder)
+    with quiet_transformers():
+        theirs = _assemble(vision, text, model)
+        theirs.save_pretrained(folder, max_shard_size="1TB")
+    _name_as_before(folder / _WEIGHTS, theirs)
 
 
 def _assemble(vision: Part, text: Part, model: DualEncoder) -> Any:

@@ -13,9 +13,10 @@ from typing import Any
 
 import transformers
 from tokenizers import Tokenizer as RustTokenizer
-from tokenizers import processors
+from tokenizers import normalizers, processors
 
 from mmcontrast.errors import ModelError
+from mmcontrast.export.fast_cleaning import cleaning
 from mmcontrast.export.fast_clip import clip_to_fast
 from mmcontrast.export.fast_sentencepiece import sentencepiece_to_fast
 from mmcontrast.export.tokenizer_probes import COMMON, ODD, PLAIN, first_difference
@@ -66,7 +67,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int | None =
         "tokenizer_class": "PreTrainedTokenizerFast",  # the name that versions 4 and 5 of transformers both know
         **marks,
         "model_max_length": longest,
-        "model_input_names": ["input_ids", "attention_mask"],
+        "model_input_names": _inputs(folder),
         "padding_side": "right",
         "truncation_side": "right",
         "clean_up_tokenization_spaces": False,
@@ -84,6 +85,15 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int | None =
         vocab_size=max(vocabulary.values()) + 1,
         max_length=longest,
     )
+
+
+def _inputs(folder: Path) -> list[str]:
+    """Those of the file that another format has written, if any: transformers' SigLIP must not be given a mask."""
+    try:
+        names: list[str] = json.loads((folder / FILES[1]).read_text(encoding="utf-8"))["model_input_names"]
+    except OSError:
+        return ["input_ids", "attention_mask"]
+    return names
 
 
 def _converted(tokenizer: Tokenizer) -> tuple[RustTokenizer, dict[str, str], bool]:
@@ -111,6 +121,9 @@ def _of_transformers(tokenizer: TransformersTokenizer) -> tuple[RustTokenizer, d
         config = json.loads(Path(temporary, "tokenizer_config.json").read_text(encoding="utf-8"))
     fast.no_padding()
     fast.no_truncation()
+    if tokenizer.cleaning is not None:
+        own = [fast.normalizer] if fast.normalizer is not None else []
+        fast.normalizer = normalizers.Sequence([*cleaning(tokenizer.cleaning), *own])
     marks = {name: _content(config[name]) for name in _MARKS if config.get(name)}
     marks["eos_token"] = str(fast.id_to_token(tokenizer.eos_id))
     marks["pad_token"] = str(fast.id_to_token(tokenizer.pad_id))
@@ -119,9 +132,14 @@ def _of_transformers(tokenizer: TransformersTokenizer) -> tuple[RustTokenizer, d
         ending = processors.TemplateProcessing(
             single=["$A", eos], pair=["$A", eos, "$B", eos], special_tokens=[(eos, tokenizer.eos_id)]
         )
-        own = fast.post_processor
-        fast.post_processor = processors.Sequence([own, ending]) if own is not None else ending
-    return fast, marks, bool(config.get("split_special_tokens", False))
+        before = [fast.post_processor] if fast.post_processor is not None else []
+        fast.post_processor = processors.Sequence([*before, ending])
+    return fast, marks, bool(config.get("split_special_tokens", False)) or _hides(tokenizer.cleaning, marks)
+
+
+def _hides(kind: str | None, marks: dict[str, str]) -> bool:
+    """Whether cleaning changes the marks that a text spells out, so that they are plain text."""
+    return kind == "canonicalize" or (kind == "lower" and any(mark != mark.lower() for mark in marks.values()))
 
 
 def _content(mark: Any) -> str:

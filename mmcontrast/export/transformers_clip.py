@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPVisionConfig
 
 from mmcontrast.export.transformers_parts import LABEL_TOKENS, Part, activation, cannot, epsilon, lengthen
+from mmcontrast.export.transformers_pooling import linear, mean_layer, plain_norm
 from mmcontrast.models.towers_open_clip import OpenClipTextTower
 
 # transformers' CLIP with this id for its end mark searches the greatest id of a caption instead.
@@ -44,7 +45,7 @@ def clip_vision(visual: Any, image_size: int, head: Tensor | None) -> Part:
 
 
 def clip_text(tower: OpenClipTextTower, eos_id: int, pad_id: int, bos_id: int | None, head: Tensor | None) -> Part:
-    """A causal `TextTransformer` of open_clip, pooled at its end mark, as a `CLIPTextModel`.
+    """A causal `TextTransformer` of open_clip, pooled at its end mark or by its mean, as a `CLIPTextModel`.
 
     Raises:
         ModelError: it reads to both sides, pools elsewhere, or its end mark is id 2.
@@ -52,8 +53,8 @@ def clip_text(tower: OpenClipTextTower, eos_id: int, pad_id: int, bos_id: int | 
     text = tower.text
     if text.attn_mask is None or text.cls_emb is not None:
         raise cannot("an open_clip text transformer without a causal mask, or with a class token (as in CoCa)")
-    if tower.pooling != "eos":
-        raise cannot(f"a causal text transformer pooled by {tower.pooling}, only by its end mark (pool_type: eos)")
+    if tower.pooling not in ("eos", "mean"):
+        raise cannot(f"a causal text transformer pooled by {tower.pooling}, only by its end mark or mean")
     check_eos(eos_id)
     positions = lengthen(text.positional_embedding, LABEL_TOKENS)
     config = CLIPTextConfig(
@@ -71,7 +72,34 @@ def clip_text(tower: OpenClipTextTower, eos_id: int, pad_id: int, bos_id: int | 
         **blocks(text.transformer),
         **norm("final_layer_norm", text.ln_final),
     }
-    return Part(config, dense(weights), head)
+    part = Part(config, dense(weights), head)
+    return part if tower.pooling == "eos" else clip_mean(part)
+
+
+def clip_mean(part: Part) -> Part:
+    """A CLIP text tower with one more layer, after which its end mark holds the mean of all tokens.
+
+    Raises:
+        ModelError: see `mean_layer`.
+    """
+    config, weights = part.config, part.weights
+    width, between = config.hidden_size, config.intermediate_size
+    written, rest = mean_layer(torch.eye(width) if part.head is None else part.head, "a CLIP text tower")
+    at, last = f"encoder.layers.{config.num_hidden_layers}", "final_layer_norm"
+    more = {
+        f"{at}.layer_norm1.weight": weights[f"{last}.weight"],  # the mean is that of normed tokens
+        f"{at}.layer_norm1.bias": weights[f"{last}.bias"],
+        **linear(f"{at}.self_attn.q_proj", torch.zeros(width, width)),
+        **linear(f"{at}.self_attn.k_proj", torch.zeros(width, width)),
+        **linear(f"{at}.self_attn.v_proj", torch.eye(width)),
+        **linear(f"{at}.self_attn.out_proj", written),
+        **plain_norm(f"{at}.layer_norm2", width),
+        **linear(f"{at}.mlp.fc1", torch.zeros(between, width)),
+        **linear(f"{at}.mlp.fc2", torch.zeros(width, between)),
+        **plain_norm(last, width),
+    }
+    config.num_hidden_layers += 1
+    return Part(config, {**weights, **more}, rest)
 
 
 def check_eos(eos_id: int) -> None:

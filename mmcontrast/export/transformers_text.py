@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
+import re
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import BertConfig
 
 from mmcontrast.export.bag_of_words import bag_of_words
-from mmcontrast.export.transformers_clip import check_eos, clip_text, own_projection
+from mmcontrast.export.transformers_clip import check_eos, clip_mean, clip_text, own_projection
 from mmcontrast.export.transformers_parts import (
     LABEL_TOKENS,
     NEARLY_LINEAR,
@@ -20,14 +21,12 @@ from mmcontrast.export.transformers_parts import (
     lengthen,
     state_of,
 )
+from mmcontrast.export.transformers_pooling import linear, mean_layer, plain_norm
 from mmcontrast.export.transformers_siglip import check_padded, project, siglip_text
 from mmcontrast.models import DualEncoder
 
 _BERTS = {"bert", "roberta", "xlm-roberta", "camembert"}
 """Their layers and poolers are the same, by the same names."""
-
-_LOUD = 2.0**23
-"""Factor beside which a residual of about 1 is lost in rounding."""
 
 
 def text_part(model: DualEncoder) -> Part:
@@ -53,21 +52,22 @@ def text_part(model: DualEncoder) -> Part:
     head = head_of(model.text_projection, own, "text")
     if config.model_type == "clip_text_model":
         return _clip(config, weights, tower.pooling, tokenizer.eos_id, head)
+    if config.model_type == "distilbert":
+        config, weights = _undistil(config, weights)
     if config.model_type in _BERTS:
         return _bert(config, weights, tower.pooling, head)
     raise cannot(
         f"a dual encoder with the text tower {config.model_type}",
-        f"it takes CLIP, SigLIP and {', '.join(sorted(_BERTS))}; {OTHERS}",
+        f"it takes CLIP, SigLIP, distilbert and {', '.join(sorted(_BERTS))}; {OTHERS}",
     )
 
 
 def _clip(config: Any, weights: dict[str, Tensor], pooling: str, eos_id: int, head: Tensor | None) -> Part:
-    if pooling != "eos":
-        raise cannot(f"a CLIP text tower pooled by {pooling}, only by its end mark (pooling: eos)")
     check_eos(eos_id)
     table = lengthen(weights["embeddings.position_embedding.weight"], LABEL_TOKENS)
     config.eos_token_id, config.max_position_embeddings = eos_id, len(table)
-    return Part(config, {**weights, "embeddings.position_embedding.weight": table.contiguous()}, head)
+    part = Part(config, {**weights, "embeddings.position_embedding.weight": table.contiguous()}, head)
+    return part if pooling == "eos" else clip_mean(part)
 
 
 def _siglip(config: Any, weights: dict[str, Tensor], projection: nn.Module) -> Part:
@@ -83,64 +83,64 @@ def _bert(config: Any, weights: dict[str, Tensor], pooling: str, head: Tensor | 
     spare = 0 if config.model_type == "bert" else config.pad_token_id + 1  # RoBERTa counts from behind its padding
     table = lengthen(weights[name], LABEL_TOKENS + spare).contiguous()
     config.max_position_embeddings, weights[name] = len(table), table
-    width = config.hidden_size
-    matrix = torch.eye(width) if head is None else head
     if pooling == "pooler":
         return Part(config, weights, head)
+    width = config.hidden_size
+    matrix = torch.eye(width) if head is None else head
     if pooling == "mean":
         matrix = _add_mean(config, weights, matrix)
     elif pooling != "cls":
         raise cannot(f"{config.model_type} pooled by {pooling}, only by its pooler, first token or mean")
-    weights["pooler.dense.weight"] = NEARLY_LINEAR * torch.eye(width)
-    weights["pooler.dense.bias"] = torch.zeros(width)
+    weights |= linear("pooler.dense", NEARLY_LINEAR * torch.eye(width))
     return Part(config, weights, matrix / NEARLY_LINEAR)
 
 
 def _add_mean(config: Any, weights: dict[str, Tensor], head: Tensor) -> Tensor:
-    """One more layer, after which the first token holds the mean of all, projected; returns what is left to project.
-
-    With zero queries and keys the first token attends to all real ones alike. The layer's norm takes away the mean of
-    all coordinates and their scale: the projected mean (d values) is written into directions that have no mean (there
-    are width - 1), and its scale does not count, for embeddings are normalised. The residual is lost beside it.
-
-    Raises:
-        ModelError: the embedding has as many values as the tower is wide.
-    """
-    width, size = config.hidden_size, len(head)
-    if size >= width:
-        raise cannot(
-            f"a {config.model_type} of width {width} pooled by its mean with model.embed_dim {size}",
-            f"choose an embed_dim below {width} or pooling: cls; {OTHERS}",
-        )
-    basis = _no_mean(width)[:, :size]
-    loud = _LOUD / float(head.norm(dim=1).mean())
-    at, nothing, zeros = f"encoder.layer.{config.num_hidden_layers}", torch.zeros(width, width), torch.zeros(width)
-    weights[f"{at}.attention.output.dense.weight"] = (basis @ head.double() * loud).float()
-    weights[f"{at}.attention.self.value.weight"] = torch.eye(width)
-    weights[f"{at}.attention.self.query.weight"] = nothing
-    weights[f"{at}.attention.self.key.weight"] = nothing.clone()
-    weights[f"{at}.intermediate.dense.weight"] = torch.zeros(config.intermediate_size, width)
-    weights[f"{at}.output.dense.weight"] = torch.zeros(width, config.intermediate_size)
-    for layer in ("attention.output.LayerNorm", "output.LayerNorm"):
-        weights[f"{at}.{layer}.weight"] = torch.ones(width)
-    for layer in (
-        "attention.output.dense",
-        "attention.self.value",
-        "attention.self.query",
-        "attention.self.key",
-        "output.dense",
-        "attention.output.LayerNorm",
-        "output.LayerNorm",
-    ):
-        weights[f"{at}.{layer}.bias"] = zeros.clone()
-    weights[f"{at}.intermediate.dense.bias"] = torch.zeros(config.intermediate_size)
+    """One more layer, after which the first token holds the mean of all; returns the head behind it."""
+    width, between = config.hidden_size, config.intermediate_size
+    written, rest = mean_layer(head, f"a {config.model_type}")
+    at = f"encoder.layer.{config.num_hidden_layers}"
+    weights |= {
+        **linear(f"{at}.attention.self.query", torch.zeros(width, width)),
+        **linear(f"{at}.attention.self.key", torch.zeros(width, width)),
+        **linear(f"{at}.attention.self.value", torch.eye(width)),
+        **linear(f"{at}.attention.output.dense", written),
+        **plain_norm(f"{at}.attention.output.LayerNorm", width),
+        **linear(f"{at}.intermediate.dense", torch.zeros(between, width)),
+        **linear(f"{at}.output.dense", torch.zeros(width, between)),
+        **plain_norm(f"{at}.output.LayerNorm", width),
+    }
     config.num_hidden_layers += 1
-    return basis.T.float()
+    return rest
 
 
-def _no_mean(width: int) -> Tensor:
-    """Orthonormal columns (width, width - 1) that sum to 0: the cosines of the discrete transform, in float64."""
-    rows = torch.arange(width, dtype=torch.float64)[:, None] + 0.5
-    columns = torch.arange(1, width, dtype=torch.float64)[None, :]
-    cosines: Tensor = torch.cos(math.pi / width * rows * columns) * (2 / width) ** 0.5
-    return cosines
+_DISTILLED = {
+    "attention.q_lin": "attention.self.query",
+    "attention.k_lin": "attention.self.key",
+    "attention.v_lin": "attention.self.value",
+    "attention.out_lin": "attention.output.dense",
+    "sa_layer_norm": "attention.output.LayerNorm",
+    "ffn.lin1": "intermediate.dense",
+    "ffn.lin2": "output.dense",
+    "output_layer_norm": "output.LayerNorm",
+}
+
+
+def _undistil(config: Any, weights: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
+    """DistilBERT, which has no pooler, as the BERT that it is but for names and token types."""
+    renamed = {}
+    for name, value in weights.items():
+        match = re.fullmatch(r"transformer\.layer\.(\d+)\.(.+)\.(weight|bias)", name)
+        renamed[f"encoder.layer.{match[1]}.{_DISTILLED[match[2]]}.{match[3]}" if match else name] = value
+    renamed["embeddings.token_type_embeddings.weight"] = torch.zeros(2, config.dim)
+    bert = BertConfig(
+        vocab_size=config.vocab_size,
+        hidden_size=config.dim,
+        num_hidden_layers=config.n_layers,
+        num_attention_heads=config.n_heads,
+        intermediate_size=config.hidden_dim,
+        hidden_act=config.activation,
+        max_position_embeddings=config.max_position_embeddings,
+        pad_token_id=config.pad_token_id,
+    )
+    return bert, renamed

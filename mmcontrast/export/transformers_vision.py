@@ -13,7 +13,6 @@ from mmcontrast.export.transformers_clip import clip_vision, own_projection
 from mmcontrast.export.transformers_parts import OTHERS, Part, cannot, head_of, prefixed, state_of
 from mmcontrast.export.transformers_siglip import is_siglip_trunk, siglip_vision
 from mmcontrast.models import DualEncoder
-from mmcontrast.models.towers import one_line
 
 _TANH_POOLERS = {"vit", "deit"}
 
@@ -34,7 +33,8 @@ def vision_part(model: DualEncoder, siglip: bool) -> Part:
         return _siglip(model)
     if library == "timm":
         spec = model.spec.image
-        return _timm(str(spec.name), spec.kwargs, tower.trunk, head_of(model.image_projection, None, "image"))
+        head = head_of(model.image_projection, None, "image")
+        return _timm(str(spec.name), spec.kwargs, tower.trunk, head, model.embed_dim)
     if library == "transformers":
         return _transformers(tower, model.spec.image.image_size, model.image_projection)
     visual = tower.visual
@@ -64,10 +64,9 @@ def _siglip(model: DualEncoder) -> Part:
     return siglip_vision(trunk, model.preprocess.image_size)
 
 
-def _timm(name: str, arguments: dict[str, Any], trunk: nn.Module, head: Tensor | None) -> Part:
+def _timm(name: str, arguments: dict[str, Any], trunk: nn.Module, head: Tensor | None, embed_dim: int) -> Part:
     """Any model of timm: transformers has a wrapper for them, which needs timm installed."""
-    width = int(trunk.num_features)  # type: ignore[arg-type]
-    width = int(getattr(trunk, "head_hidden_size", width))
+    width = embed_dim if head is None else head.shape[1]
     # The wrapper's config has no hidden_size of its own, but the dual encoder asks for it.
     config = TimmWrapperConfig(architecture=name, model_args=arguments, hidden_size=width, num_labels=0)
     return Part(config, prefixed("timm_model.", state_of(trunk)), head)
@@ -83,17 +82,24 @@ def _open_clip_timm(visual: Any, model: DualEncoder) -> Part:
     arguments: dict[str, Any] = {"global_pool": pool} if pool else {}
     if hasattr(visual.trunk, "set_input_size"):
         arguments["img_size"] = model.preprocess.image_size
-    name = str(recipe["timm_model_name"])
-    try:
-        with torch.device("meta"):
-            same = timm.create_model(name, num_classes=0, **arguments).state_dict()
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise cannot(f"{name} as open_clip builds it ({one_line(error)})") from None
-    state = visual.trunk.state_dict()
-    if {key: value.shape for key, value in same.items()} != {key: value.shape for key, value in state.items()}:
+    name, shapes = str(recipe["timm_model_name"]), _shapes(visual.trunk)
+    # open_clip sets the pooling afterwards, which does not move the last norm behind it.
+    for found in (arguments, {**arguments, "fc_norm": False}):
+        try:
+            with torch.device("meta"):
+                same = timm.create_model(name, num_classes=0, **found)
+        except (RuntimeError, TypeError, ValueError):
+            continue
+        if _shapes(same) == shapes:
+            break
+    else:
         raise cannot(f"{name} as open_clip builds it", f"the format open_clip can hold it, {OTHERS}")
     head = head_of(model.image_projection, own_projection(layers.get("proj")), "image")
-    return _timm(name, arguments, visual.trunk, head)
+    return _timm(name, found, visual.trunk, head, model.embed_dim)
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in module.state_dict().items()}
 
 
 def _transformers(tower: Any, image_size: int, projection: nn.Module) -> Part:

@@ -53,7 +53,10 @@ def import_model(found: Found) -> DualEncoder:
         known = found.name in str(error) or (found.folder is not None and str(found.folder) in str(error))
         raise error if known else ModelError(f"{found.name}: {error}") from None
     origin = {"library": found.kind, "name": found.name, "pretrained": True}
-    model.extra["built_from"] = {"image": dict(origin), "text": dict(origin)}
+    # A text tower of transformers in a checkpoint of open_clip has its config from elsewhere on the Hub.
+    config = model.extra["built_from"]["text"]["name"]
+    text = origin | {"config_of": config} if config else dict(origin)
+    model.extra["built_from"] = {"image": origin, "text": text}
     return model.eval()
 
 

@@ -72,6 +72,7 @@ def read_hf_tower(model: Mapping[str, Any], tokenizer: Tokenizer) -> TextTowerSp
     own = {"own_projection": widths} if widths else {}
     return TextTowerSpec(
         "transformers",
+        name,  # where an export to open_clip points again; the config is in kwargs
         context_length=tokenizer.context_length,
         kwargs={**fields, "model_type": config.model_type, "pooling": _POOLING[pooler], **own},
         projection="none",

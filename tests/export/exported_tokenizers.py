@@ -34,7 +34,7 @@ def sentencepiece_model(**values: Any) -> bytes:
     return model.getvalue()
 
 
-def bert_tokenizer(folder: Path, context_length: int = 24) -> TransformersTokenizer:
+def bert_tokenizer(folder: Path, context_length: int = 24, cleaning: Any = None) -> TransformersTokenizer:
     """Word pieces between [CLS] and [SEP]."""
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     words = sorted({word.strip(".").lower() for caption in CORPUS for word in caption.split()})
@@ -46,7 +46,7 @@ def bert_tokenizer(folder: Path, context_length: int = 24) -> TransformersTokeni
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=fast, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     ).save_pretrained(folder)
-    return TransformersTokenizer(folder, context_length)
+    return TransformersTokenizer(folder, context_length, cleaning)
 
 
 def endless_tokenizer(folder: Path, context_length: int = 24) -> TransformersTokenizer:

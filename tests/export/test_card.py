@@ -146,6 +146,7 @@ def test_strangers_text_is_shown_and_never_interpreted() -> None:
         answers=CardAnswers(licence=HOSTILE, datasets=[HOSTILE.replace("=", "") + "=" + HOSTILE]),
         examples=[example],
         gallery=1,
+        left_out={HOSTILE: HOSTILE},
         version=HOSTILE,
     )
     card = render_card(facts)
@@ -300,6 +301,14 @@ def test_bad_answers_write_nothing(answers: dict[str, object], message: str, tmp
 )
 def test_paths_tell_nothing_of_the_machine(value: str, shown: str) -> None:
     assert public_name(value) == shown
+
+
+def test_the_card_says_what_was_checked_and_left_out() -> None:
+    facts = dataclasses.replace(FACTS, agreements={"open_clip": 1.25e-7}, left_out={"onnx": "towers are | odd"})
+    page = Page(render_card(facts))
+    assert page.text.count("they differ by") == 1  # transformers was not checked
+    assert "by 1.2e-07 at most" in page.text
+    assert "onnx: towers are | odd" in page.text
 
 
 def test_same_facts_same_card() -> None:

@@ -65,6 +65,7 @@ def test_the_card_says_what_the_run_did(facts: CardFacts, tiny_run: Path, tmp_pa
     assert facts.run.recipe["training.global_batch_size"] == "20"
     assert facts.run.recipe["steps"] == "18"
     assert "training.beta1" not in facts.run.recipe  # a default that nobody asks for
+    assert "training.keep_checkpoints" not in facts.run.recipe  # changed, but it taught nothing
     assert facts.run.chosen_by == "retrieval.mean_recall"
     assert str(tiny_run.parent) not in text
     assert any(label.startswith("Known to match") for label, _, _ in facts.run.negatives)

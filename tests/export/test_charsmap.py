@@ -18,9 +18,8 @@ def charsmap(rule: str) -> bytes:
     return bytes(spec.precompiled_charsmap)
 
 
-@pytest.mark.parametrize("rule", ["nfkc_cf", "nmt_nfkc"])
-def test_every_rule_and_every_character_is_treated_as_sentencepiece_does(rule: str) -> None:
-    blob = charsmap(rule)
+def test_every_rule_and_every_character_is_treated_as_sentencepiece_does() -> None:
+    blob = charsmap("nfkc_cf")
     rules = rules_of(blob)
     whole = normalizers.Sequence(list(normalizers_of(blob)))
     assert len(rules) > 200_000

@@ -22,27 +22,54 @@ from mmcontrast.models import (
     train_sentencepiece,
 )
 
+FORMATS = ("mmcontrast", "transformers", "open_clip", "sentence_transformers")
 CAPTIONS = ["a red dog on the grass", "two green cars"]
 _LOAD = """
-import sys
+import sys, warnings
+warnings.simplefilter("ignore")
 import numpy as np
+import open_clip
+import torch
 from huggingface_hub import snapshot_download
 from PIL import Image
-from mmcontrast import DualEncoder
+from sentence_transformers import SentenceTransformer
+from transformers import AutoModel, AutoProcessor
+
+import mmcontrast
 from mmcontrast.errors import ModelError
 
-picture, result, captions = Image.open(sys.argv[1]), sys.argv[2], sys.argv[3:]
+picture, result, captions = Image.open(sys.argv[1]).convert("RGB"), sys.argv[2], sys.argv[3:]
 features = {}
-def note(name, model):
-    features[name] = np.concatenate([model.encode_image(picture), model.encode_text(captions)])
-model = DualEncoder.from_pretrained("org/tiny")
-note("by name", model)
-note("snapshot", DualEncoder.from_pretrained(snapshot_download("org/tiny")))
-commit = model.push_to_hub("org/again", formats="mmcontrast", check=False)
-note("pushed again", DualEncoder.from_pretrained("org/again", revision=commit))
+def note(name, image, text):
+    both = torch.cat([torch.as_tensor(image), torch.as_tensor(text)])
+    features[name] = torch.nn.functional.normalize(both, dim=-1).numpy()
+
+torch.set_grad_enabled(False)
+model = mmcontrast.DualEncoder.from_pretrained("org/tiny")
+note("by name", model.encode_image(picture), model.encode_text(captions))
+found = mmcontrast.DualEncoder.from_pretrained(snapshot_download("org/tiny"))
+note("snapshot", found.encode_image(picture), found.encode_text(captions))
+
+given = AutoProcessor.from_pretrained("org/tiny")(images=[picture], text=captions, padding=True, return_tensors="pt")
+found = AutoModel.from_pretrained("org/tiny").eval()(**given)
+note("transformers", found.image_embeds, found.text_embeds)
+
+found, preprocess = open_clip.create_model_from_pretrained("hf-hub:org/tiny")
+ids = open_clip.get_tokenizer("hf-hub:org/tiny")(captions)
+note("open_clip", found.eval().encode_image(preprocess(picture)[None]), found.encode_text(ids))
+
+found = SentenceTransformer("org/tiny", device="cpu")
+note("sentence_transformers", found.encode([picture]), found.encode(captions))
+
+only = {"formats": "mmcontrast", "check": False}
+planned = mmcontrast.push_to_hub(model, "org/again", dry_run=True, **only)
+print(planned.commit, planned.creates)
+commit = model.push_to_hub("org/again", **only)
+found = mmcontrast.DualEncoder.from_pretrained("org/again", revision=commit)
+note("pushed again", found.encode_image(picture), found.encode_text(captions))
 model.logit_scale.data += 1
 try:
-    model.push_to_hub("org/again", formats="mmcontrast", check=False)
+    model.push_to_hub("org/again", **only)
 except ModelError as error:
     print(error)
 np.savez(result, **features)
@@ -56,9 +83,9 @@ def own() -> DualEncoder:
     spec = ModelSpec(
         embed_dim=12,
         image=ImageTowerSpec(library="open_clip", image_size=32, kwargs=kwargs),
-        text=TextTowerSpec(library="open_clip", context_length=16, kwargs={"width": 16, "heads": 2, "layers": 1}),
+        text=TextTowerSpec(library="open_clip", context_length=40, kwargs={"width": 16, "heads": 2, "layers": 1}),
     )
-    tokenizer = SentencePieceTokenizer(train_sentencepiece([*CAPTIONS, *words], 300), 16)
+    tokenizer = SentencePieceTokenizer(train_sentencepiece([*CAPTIONS, *words], 283), 40)
     return build_dual_encoder(spec, tokenizer, seed=0).eval()
 
 
@@ -68,28 +95,40 @@ def hub() -> Iterator[Hub]:
         yield server
 
 
-def test_by_command_and_by_method(hub: Hub, own: DualEncoder, tmp_path: Path) -> None:
-    own.save_pretrained(tmp_path / "model")
-    model = str(tmp_path / "model")
-    words = ["-m", "mmcontrast", "export", model, "--format", "mmcontrast", "--no-check", "--push-to-hub", "org/tiny"]
-    listed = run(hub, tmp_path, *words, "--dry-run", token=None)
-    assert listed.returncode == 0, listed.stderr
-    assert listed.stdout.startswith("would push to org/tiny (main); the repository is new\n")
-    assert "mmcontrast/model.safetensors" in listed.stdout
-    assert not hub.repos
-    done = run(hub, tmp_path, *words, "--private", "--output", str(tmp_path / "kept"))
+@pytest.fixture(scope="module")
+def exported(hub: Hub, own: DualEncoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export, pushed by the command."""
+    folder = tmp_path_factory.mktemp("model")
+    own.save_pretrained(folder / "model")
+    formats = [word for name in FORMATS for word in ("--format", name)]
+    words = ["-m", "mmcontrast", "export", str(folder / "model"), "--output", str(folder / "kept"), *formats]
+    done = run(hub, folder, *words, "--no-check", "--push-to-hub", "org/tiny", "--private")
     assert done.returncode == 0, done.stderr
     assert f"published: {hub.url}/org/tiny  commit {hub.repos['org/tiny'].branches['main']}\n" in done.stdout
-    kept = {path.relative_to(tmp_path / "kept").as_posix() for path in (tmp_path / "kept").rglob("*") if path.is_file()}
-    assert {*hub.repos["org/tiny"].files()} == {*kept, ".gitattributes"}
+    return folder / "kept"
 
+
+def test_what_the_command_publishes(hub: Hub, exported: Path) -> None:
+    kept = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()}
+    published = hub.repos["org/tiny"].files()
+    assert {*published} == {*kept, ".gitattributes"}
+    assert hub.repos["org/tiny"].private
+    assert b'"org/tiny"' in published["open_clip_config.json"]  # where its tokenizer is then
+    assert '"org/tiny"' not in (exported / "open_clip_config.json").read_text()
+
+
+def test_every_library_loads_it_by_name(hub: Hub, own: DualEncoder, exported: Path, tmp_path: Path) -> None:
+    assert exported.is_dir()
     Image.linear_gradient("L").save(tmp_path / "picture.png")
-    loaded = run(hub, tmp_path, "-c", _LOAD, str(tmp_path / "picture.png"), str(tmp_path / "found.npz"), *CAPTIONS)
+    words = [str(tmp_path / "picture.png"), str(tmp_path / "found.npz"), *CAPTIONS]
+    loaded = run(hub, tmp_path, "-c", _LOAD, *words)
     assert loaded.returncode == 0, loaded.stderr
-    assert loaded.stdout.startswith("org/again holds another model (")
+    planned, refused = loaded.stdout.splitlines()
+    assert planned == "None repository"
+    assert refused.startswith("org/again holds another model (")
+    assert json.loads(hub.repos["org/again"].files()["mmcontrast_export.json"])["formats"] == ["mmcontrast"]
     expected = np.concatenate([own.encode_image(Image.linear_gradient("L")), own.encode_text(CAPTIONS)])
     with np.load(tmp_path / "found.npz") as found:
-        assert set(found.files) == {"by name", "snapshot", "pushed again"}
-        for features in found.values():
-            np.testing.assert_allclose(features, expected, atol=1e-6)
-    assert json.loads(hub.repos["org/again"].files()["mmcontrast_export.json"])["formats"] == ["mmcontrast"]
+        assert set(found.files) == {*FORMATS[1:], "by name", "snapshot", "pushed again"}
+        for name, features in found.items():
+            np.testing.assert_allclose(features, expected, atol=1e-5, err_msg=name)

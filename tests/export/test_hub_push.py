@@ -62,6 +62,7 @@ def test_create_upload_and_upload_again(hub: Hub, push: Pusher, folder: Path) ->
     dry = push(folder, REPO, token=None, dry_run=True)
     assert (dry["commit"], dry["creates"]) == (None, "repository")
     assert any(line.split() == ["new", "2.0", "MB", "model.safetensors"] for line in dry["lines"])
+    assert dry["said"] == ["without a token a private org/name is not seen, should there be one"]
     assert hub.writes() == []
 
     first = push(folder, REPO, private=True)

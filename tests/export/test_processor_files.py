@@ -107,8 +107,9 @@ def test_an_upright_rgb_picture_may_be_handed_over_as_it_is(written: tuple[Image
     assert batch["input_ids"].tolist() == [[49406, 320, 1929, 49407]]
 
 
-def test_the_crop_differs_where_said_and_only_there(tmp_path: Path) -> None:
-    preprocess = ImagePreprocess(32)
+@pytest.mark.parametrize("rounding", ["even", "down"])
+def test_the_crop_differs_where_said_and_only_there(rounding: Any, tmp_path: Path) -> None:
+    preprocess = ImagePreprocess(32, crop_rounding=rounding)
     write_processor(preprocess, tmp_path)
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
     for size in ((32, side) for side in range(32, 48)):
@@ -116,7 +117,9 @@ def test_the_crop_differs_where_said_and_only_there(tmp_path: Path) -> None:
         theirs = processor(images=[image], return_tensors="pt")["pixel_values"]
         alike = torch.equal(theirs.round(decimals=3), preprocess.normalise(preprocess.batch([image])).round(decimals=3))
         assert alike == crops_alike(preprocess, *size), size
+    assert crops_alike(preprocess, 32, 35) == (rounding == "down")
     assert crops_alike(ImagePreprocess(32, resize="squash"), 32, 35)
+    assert not crops_alike(preprocess, 1, 201)
     assert crops_alike(ImagePreprocess(32, crop_rounding="down"), 32, 35)
 
 

@@ -20,7 +20,8 @@ from mmcontrast.config import load_config
 from mmcontrast.errors import ModelError
 from mmcontrast.export.checking import TOLERANCE, Examples, check
 from mmcontrast.export.formats import export_model
-from mmcontrast.export.to_open_clip import CONFIG, WEIGHTS, point_tokenizer_at, write
+from mmcontrast.export.open_clip_folder import CONFIG, WEIGHTS, point_tokenizer_at
+from mmcontrast.export.to_open_clip import write
 from mmcontrast.models import (
     ClipTokenizer,
     DualEncoder,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from mmcontrast.build.parts import model_spec
+from mmcontrast.config import load_config
 from mmcontrast.errors import ModelError
 from mmcontrast.export import checking, probe_transformers, to_transformers
 from mmcontrast.export.checking import Agreement, Examples, ask, check, save_examples
+from mmcontrast.export.tokenizer_files import write_tokenizer
 from mmcontrast.models import (
     DualEncoder,
     ImageTowerSpec,
@@ -43,6 +48,7 @@ CORPUS = CAPTIONS + [
     for thing in ("dog", "cat", "car", "tree", "tennis ball")
     for place in ("grass", "road", "table")
 ]
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
 CONTEXT, SIZE = 24, 32
 Agree = Callable[[DualEncoder], Agreement]
 
@@ -144,12 +150,35 @@ def test_a_cnn_of_timm_and_a_bag_of_words_in_a_fresh_process(
     assert max(found.image, found.text, found.zero_shot) < 2e-6
 
 
+def test_pictures_that_transformers_crops_otherwise(vocabulary: bytes, agreement: Agree, tmp_path: Path) -> None:
+    model = built(vocabulary, VIT, BAG)
+    exported(model, tmp_path / "export")
+    picture = Image.linear_gradient("L").convert("RGB").resize((SIZE + 3, SIZE))
+    found = check(
+        model, "transformers", tmp_path / "export", Examples([picture, picture.crop((0, 0, 32, 32))], CAPTIONS)
+    )
+    assert found.squared == 1
+    model.preprocess = replace(model.preprocess, image_size=SIZE, crop_rounding="down")
+    exported(model, tmp_path / "again")
+    shutil.rmtree(tmp_path / "examples")
+    assert check(model, "transformers", tmp_path / "again", Examples([picture], CAPTIONS)).squared == 0
+
+
 MIXED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "timm and open_clip": (RESNET, CAUSAL),
+    "timm by open_clip and XLM-R": (
+        {"library": "open_clip", "kwargs": {"timm_model_name": "test_vit", "timm_pool": "avg"}},
+        hugging("xlm-roberta", **BERT),
+    ),
     "ViT and BERT by its mean": (hugging("vit", **BERT, patch_size=8), hugging("bert", **BERT)),
     "CLIP and RoBERTa by its first": (
         hugging("clip_vision_model", **BERT, patch_size=8),
         hugging("roberta", pooling="cls", **BERT),
+    ),
+    "CLIP and a causal mean": (VIT, {"library": "open_clip", "kwargs": {**CAUSAL["kwargs"], "pool_type": "mean"}}),
+    "ConvNeXt and DistilBERT": (
+        {"library": "timm", "name": "test_convnext"},
+        hugging("distilbert", dim=16, n_layers=1, n_heads=2, hidden_dim=32),
     ),
     "DINOv2 and BERT by its pooler": (
         hugging("dinov2", hidden_size=16, num_hidden_layers=1, num_attention_heads=2, patch_size=8),
@@ -161,8 +190,18 @@ MIXED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 @pytest.mark.parametrize("name", MIXED)
 def test_mixed_towers(name: str, vocabulary: bytes, agreement: Agree, tmp_path: Path) -> None:
     model = built(vocabulary, *MIXED[name])
-    assert exported(model, tmp_path / "export")["architectures"] == ["VisionTextDualEncoderModel"]
+    same = "CLIPModel" if name.startswith("CLIP and a") else "VisionTextDualEncoderModel"
+    assert exported(model, tmp_path / "export")["architectures"] == [same]
     agreement(model)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_config_can_be_exported(path: Path, vocabulary: bytes, agreement: Agree, tmp_path: Path) -> None:
+    spec = model_spec(load_config(path))
+    model = build_dual_encoder(spec, SentencePieceTokenizer(vocabulary, spec.text.context_length), seed=0).eval()
+    exported(model, tmp_path / "export")
+    found = agreement(model)
+    assert max(found.image, found.text, found.zero_shot) < 2e-6
 
 
 SIGLIP = {**BERT, "hidden_size": 12}
@@ -184,6 +223,7 @@ def test_siglip(library: str, vocabulary: bytes, agreement: Agree, tmp_path: Pat
         logit_bias=-10.0,
     )
     assert exported(model, tmp_path / "export")["architectures"] == ["SiglipModel"]
+    write_tokenizer(model.tokenizer, tmp_path / "export")  # as the other formats do after it
     agreement(model)
     assert load_file(tmp_path / "export" / "model.safetensors")["logit_bias"].tolist() == [-10.0]
 
@@ -197,7 +237,11 @@ def test_a_tower_that_interpolates_its_positions(vocabulary: bytes, agreement: A
 
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "mlp": (RESNET, {**BAG, "projection": "mlp"}, "two layers .*onnx"),
-    "causal mean": (RESNET, {"library": "open_clip", "kwargs": {**CAUSAL["kwargs"], "pool_type": "mean"}}, "mean"),
+    "both sides": (
+        RESNET,
+        {"library": "open_clip", "kwargs": {**CAUSAL["kwargs"], "pool_type": "eos", "no_causal_mask": True}},
+        "causal",
+    ),
     "T5": (RESNET, hugging("t5", d_model=16, d_kv=8, num_layers=1, num_heads=2, d_ff=32), "t5.*bert.*onnx"),
     "width": (RESNET, hugging("bert", **SIGLIP), "embed_dim below 12"),
     "ModifiedResNet": (

@@ -12,9 +12,16 @@ import transformers
 from exported_tokenizers import bert_tokenizer, endless_tokenizer, exported, ours, sentencepiece_model
 
 from mmcontrast.errors import ModelError
+from mmcontrast.export import charsmap
 from mmcontrast.export.tokenizer_files import FILES, write_tokenizer
 from mmcontrast.export.tokenizer_probes import COMMON, PROBES, first_difference
-from mmcontrast.models import ClipTokenizer, SentencePieceTokenizer, Tokenizer, train_sentencepiece
+from mmcontrast.models import (
+    ClipTokenizer,
+    SentencePieceTokenizer,
+    Tokenizer,
+    TransformersTokenizer,
+    train_sentencepiece,
+)
 
 KINDS: dict[str, Callable[[Path], Tokenizer]] = {
     "clip": lambda folder: ClipTokenizer(24),
@@ -67,6 +74,20 @@ def test_files_are_the_same_when_written_again_and_say_what_config_needs(tokeniz
     assert "backend" not in config
 
 
+def test_an_exported_tokenizer_can_be_taken_in_and_exported_again(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    exported(tokenizer, tmp_path / "first")
+    taken_in = TransformersTokenizer(tmp_path / "first", tokenizer.context_length)
+    assert ours(taken_in, COMMON) == ours(tokenizer, COMMON)
+    again = exported(taken_in, tmp_path / "second")
+    assert again(list(COMMON), truncation=True)["input_ids"] == ours(tokenizer, COMMON)
+
+
+def test_nothing_is_written_to_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    charsmap.normalizers_of.cache_clear()
+    write_tokenizer(SentencePieceTokenizer(sentencepiece_model(normalization_rule_name="nfkc"), 24), tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_longer_limit_can_be_told_to_transformers(tmp_path: Path) -> None:
     told = write_tokenizer(ClipTokenizer(24), tmp_path, max_length=512)
     assert told.max_length == 512
@@ -95,6 +116,15 @@ def test_a_model_beside_it_does_not_change_the_tokenizer(model_type: str, tmp_pa
 def test_clip_cleans_like_open_clip(text: str, tmp_path: Path) -> None:
     loaded = exported(ClipTokenizer(77), tmp_path / "export")
     assert loaded([text])["input_ids"] == ours(ClipTokenizer(77), [text])
+
+
+@pytest.mark.parametrize("kind", ["whitespace", "lower", "canonicalize"])
+def test_what_open_clip_cleans_before_a_transformers_tokenizer(kind: str, tmp_path: Path) -> None:
+    tokenizer = bert_tokenizer(tmp_path / "own", 10_000, cleaning=kind)
+    loaded = exported(tokenizer, tmp_path / "export")
+    captions = [*PROBES, "Tom &amp; Jerry’s  RED_dog’s [SEP] ", "[MASK]ed [PAD] <s>"]
+    rows = loaded(captions)["input_ids"]
+    assert dict(zip(captions, rows, strict=True)) == dict(zip(captions, ours(tokenizer, captions), strict=True))
 
 
 def test_the_exclamation_mark_of_clip_is_no_padding(tmp_path: Path) -> None:
