@@ -158,7 +158,7 @@ GOOD = {"train_features": torch.eye(4), "train_labels": torch.tensor([0, 0, 1, 1
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"train_labels": torch.tensor([0, 0, 1, 2])}, r"label 2 of train picture 3 is out of range: there are 2 class"),
+        ({"train_labels": torch.tensor([0, 0, 1, 2])}, r"label 2 of train picture 3 is out of range: there are 2"),
         ({"labels": torch.tensor([0, -1, 1, 1])}, r"label -1 of picture 1 is out of range"),
         ({"train_labels": torch.tensor([0, 1])}, "2 labels for 4 train pictures"),
         ({"train_labels": torch.zeros(4, dtype=torch.int64)}, "pictures of fewer than two classes"),

@@ -64,7 +64,7 @@ def test_mistakes() -> None:
     assert encoder.image_batches == []
     with pytest.raises(DataError, match="a probe needs a label column"):
         run_tasks(encoder, source(["a"], [None]), ["knn"], train=train)
-    with pytest.raises(DataError, match="labels are numbers, those of fake.parquet are names"):
+    with pytest.raises(DataError, match=r"labels are numbers, those of fake\.parquet are names"):
         run_tasks(encoder, source(None, [0, 1]), ["knn"], train=train)
     with pytest.raises(DataError, match="pictures of fewer than two classes"):
         run_tasks(encoder, train, ["linear_probe"], train=source(["a", "b"], [0, 0]))
