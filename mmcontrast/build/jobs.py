@@ -105,7 +105,7 @@ def evaluate(
     Args:
         model: a model, its folder, or its Hub name.
         data: anything that `open_source` opens, or an open source.
-        task: "retrieval", "zero_shot", "linear_probe", "knn", "few_shot", or a list of them.
+        task: one of `mmcontrast.evaluation.tasks.TASKS` ("retrieval", "zero_shot", "linear_probe"...), or several.
         split, image_column, caption_columns, label_column, group_column: as for `open_source`.
         templates: prompts with "{c}" for the class, or a file of them; None takes the model's own, and general ones
             if it has none.
@@ -156,6 +156,7 @@ def evaluate(
         memory=shared.features,
         train=train,
         train_memory=shared.train_features,
+        logit_scale=encoder.logit_scale.detach().exp().item(),
     )
     if say is not None:
         for line in [*left_out(source), *([] if train is None else left_out(train)), *remarks(evaluation)]:

@@ -37,7 +37,17 @@ from mmcontrast.cli.output import (
 )
 from mmcontrast.cli.preparing import config_app, tokenizer_app
 
-Task = Literal["retrieval", "zero_shot", "linear_probe", "knn", "few_shot"]
+Task = Literal[
+    "retrieval",
+    "zero_shot",
+    "linear_probe",
+    "knn",
+    "few_shot",
+    "geometry",
+    "calibration",
+    "image_to_image",
+    "text_to_text",
+]
 Positives = Literal["id", "caption", "group", "label"]
 app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 app.add_typer(tokenizer_app, name="tokenizer")
@@ -116,7 +126,7 @@ def evaluate(
     suite: Annotated[Path | None, typer.Option(help="YAML list of evaluations, instead of --data.")] = None,
     output: JsonOutput = None,
 ) -> None:
-    """Measure retrieval, zero-shot classification, probes; JSON is {task: {metric: value}}."""
+    """Measure retrieval, zero-shot classification, probes and more; JSON is {task: {metric: value}}."""
     check_json_output(output)
     options: dict[str, Any] = {
         "data": data,

@@ -12,7 +12,17 @@ from mmcontrast.config.document import read_document
 from mmcontrast.config.load import validate
 from mmcontrast.config.section import Count, Section, Text
 
-Task = Literal["retrieval", "zero_shot", "linear_probe", "knn", "few_shot"]
+Task = Literal[
+    "retrieval",
+    "zero_shot",
+    "linear_probe",
+    "knn",
+    "few_shot",
+    "geometry",
+    "calibration",
+    "image_to_image",
+    "text_to_text",
+]
 
 
 class SuiteTask(Section):

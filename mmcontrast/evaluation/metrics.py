@@ -77,6 +77,22 @@ def average_precision_at_r(scores: Tensor, positive: Tensor) -> Tensor:
     Returns:
         (q,) float64.
     """
+    nth, rank, counts, num_positives = _placed_positives(scores, positive)
+    return (counts * nth / rank.double()).sum(dim=1) / num_positives
+
+
+def r_precision(scores: Tensor, positive: Tensor) -> Tensor:
+    """Share of positives among the R best of each query, R being its number of positives; as `first_ranks`.
+
+    Returns:
+        (q,) float64.
+    """
+    _, _, counts, num_positives = _placed_positives(scores, positive)
+    return counts.sum(dim=1).double() / num_positives
+
+
+def _placed_positives(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of each query's positives, best first, padded to w: (w,) 1..w, (q, w) ranks, (q, w) in the R best?; (q,) R."""
     _check_positives(positive)
     num_positives = positive.sum(dim=1, keepdim=True)  # R, (q, 1)
     width = int(num_positives.max())
@@ -87,7 +103,7 @@ def average_precision_at_r(scores: Tensor, positive: Tensor) -> Tensor:
     nth = torch.arange(1, width + 1, device=scores.device)
     rank = nth + rivals_before
     counts = (nth <= num_positives) & (rank <= num_positives)
-    return (counts * nth / rank.double()).sum(dim=1) / num_positives.squeeze(1)
+    return nth, rank, counts, num_positives.squeeze(1)
 
 
 def map_at_r(scores: Tensor, positive: Tensor) -> float:

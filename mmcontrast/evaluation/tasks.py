@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -13,20 +13,30 @@ from mmcontrast.data.kept_pictures import KeptPictures
 from mmcontrast.data.rows import PairSource
 from mmcontrast.embedding import Advance, Encoder, embed_texts
 from mmcontrast.errors import DataError
+from mmcontrast.evaluation.calibration import calibration
 from mmcontrast.evaluation.classnames import prompt_classnames
 from mmcontrast.evaluation.embedded import EmbeddedData as EmbeddedData
 from mmcontrast.evaluation.embedded import embed_data as embed_data
 from mmcontrast.evaluation.feature_memory import FeatureMemory
+from mmcontrast.evaluation.geometry import geometry
 from mmcontrast.evaluation.metrics import Metrics
 from mmcontrast.evaluation.positives import check_rule
 from mmcontrast.evaluation.probe_tasks import PROBE_TASKS, run_probes
 from mmcontrast.evaluation.ranking import Ranking
 from mmcontrast.evaluation.retrieval import RECALL_KS, check_ks, rank_pairs, summarise
-from mmcontrast.evaluation.zero_shot import DEFAULT_TEMPLATES, ZeroShotResult, check_templates, class_weights, classify
+from mmcontrast.evaluation.same_kind import same_kind_metrics
+from mmcontrast.evaluation.zero_shot import (
+    DEFAULT_TEMPLATES,
+    ZeroShotResult,
+    check_templates,
+    class_weights,
+    classify,
+    zero_shot_logits,
+)
 from mmcontrast.preprocess import MAX_IMAGE_PIXELS
 
-TASKS = ("retrieval", "zero_shot", *PROBE_TASKS)
-CAPTION_TASKS = ("retrieval",)
+TASKS = ("retrieval", "zero_shot", *PROBE_TASKS, "geometry", "calibration", "image_to_image", "text_to_text")
+CAPTION_TASKS = ("retrieval", "geometry", "text_to_text")
 """Those that need captions."""
 
 
@@ -74,6 +84,7 @@ def run_tasks(
     memory: FeatureMemory | None = None,
     train: PairSource | None = None,
     train_memory: FeatureMemory | None = None,
+    logit_scale: float = 100.0,
     seed: int = 0,
 ) -> Evaluation:
     """Embed a source once and run the tasks on it.
@@ -96,6 +107,7 @@ def run_tasks(
         memory: features of an earlier evaluation by the same encoder, and a place for them; None embeds anew.
         train: labelled pictures that probes learn from.
         train_memory: as `memory`, for the train pictures.
+        logit_scale: factor of the cosines in the model's probabilities, for their calibration.
         seed: of what a task draws.
     """
     _check_tasks(tasks, train)
@@ -117,15 +129,28 @@ def run_tasks(
         rankings = rank_pairs(data.image_features, data.text_features, data.positive_keys(positives))
         found.results["retrieval"] = summarise(*rankings, ks)
         found = replace(found, rankings=rankings)
-    if "zero_shot" in tasks:
+    if "geometry" in tasks:
+        found.results["geometry"] = geometry(data.image_features, data.text_features, data.text_images, seed=seed)
+    for task in ("image_to_image", "text_to_text"):
+        if task in tasks:
+            found.results[task], notes = _same_kind(task, data, positives, ks, strict)
+            found.notes.extend(notes)
+    if "zero_shot" in tasks or "calibration" in tasks:
         names = _class_names(data, classnames)
         spelled = prompt_classnames(names, classnames, words or set())
         encode = partial(embed_texts, encoder, batch_size=batch_size)
-        zero_shot, unlabelled = _zero_shot(data, encode, spelled, templates)
-        found.results["zero_shot"] = zero_shot.metrics
-        found.notes.extend([*unlabelled, *zero_shot.notes])
-        mapping = dict(zip(names, spelled, strict=True))
-        found = replace(found, zero_shot=zero_shot, spelled=mapping, templates=templates)
+        weights = class_weights(encode, spelled, templates)
+        features, labels, notes = _labelled(data)
+        found.notes.extend(notes)
+        found = replace(found, spelled=dict(zip(names, spelled, strict=True)), templates=templates)
+        if "zero_shot" in tasks:
+            zero_shot = classify(features, labels, weights, spelled)
+            found.results["zero_shot"] = zero_shot.metrics
+            found.notes.extend(zero_shot.notes)
+            found = replace(found, zero_shot=zero_shot)
+        if "calibration" in tasks:
+            logits = logit_scale / 100 * zero_shot_logits(features, weights)
+            found.results["calibration"] = calibration(logits, labels, seed=seed)
     if train is not None and set(tasks) & set(PROBE_TASKS):
         learnt_from = embed(train, texts=False, memory=train_memory)
         scores, notes = run_probes(tasks, learnt_from, data, seed=seed)
@@ -134,16 +159,34 @@ def run_tasks(
     return found
 
 
-def _zero_shot(
-    data: EmbeddedData, encode: Callable[[list[str]], Tensor], spelled: list[str], templates: list[str]
-) -> tuple[ZeroShotResult, list[str]]:
+def _labelled(data: EmbeddedData) -> tuple[Tensor, Tensor, list[str]]:
     labels = torch.tensor([-1 if label is None else label for label in data.labels])
     labelled = torch.tensor([label is not None for label in data.labels])
     notes = []
     if not labelled.all():
         notes.append(f"{int((~labelled).sum())} of {len(labels)} pictures have no label and take no part in zero_shot")
-    weights = class_weights(encode, spelled, templates)
-    return classify(data.image_features[labelled], labels[labelled], weights, spelled), notes
+    return data.image_features[labelled], labels[labelled], notes
+
+
+def _same_kind(
+    task: str, data: EmbeddedData, positives: str, ks: Sequence[int], strict: bool
+) -> tuple[Metrics, list[str]]:
+    pictures = task == "image_to_image"
+    if pictures and positives == "id":
+        raise DataError(f"{task}: by id no two pictures belong together: take --positives label, group or caption")
+    keys = data.positive_keys(positives)
+    try:
+        if pictures:
+            found, without = same_kind_metrics(data.image_features, keys.image, ks=ks, strict=strict)
+        else:
+            found, without = same_kind_metrics(data.text_features, keys.text[:, None], ks=ks, strict=strict)
+    except DataError as error:
+        raise DataError(f"{data.name}: {task} with positives by {positives}: {error}") from None
+    what = "pictures" if pictures else "captions"
+    notes = [f"{task}: {without} {what} belong to no other by {positives} and are no queries"] if without else []
+    if undefined := [name for name, value in found.items() if value is None]:
+        notes.append(f"{task}: too few {what} for {', '.join(undefined)}")
+    return found, notes
 
 
 def _class_names(data: EmbeddedData, classnames: Mapping[str, str] | Sequence[str] | None) -> list[str]:

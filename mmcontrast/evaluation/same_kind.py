@@ -1,0 +1,73 @@
+"""Retrieval within one modality: pictures by pictures, captions by captions; a query never finds itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mmcontrast.errors import DataError
+from mmcontrast.evaluation import metrics
+from mmcontrast.evaluation.metrics import Metrics
+from mmcontrast.evaluation.retrieval import RECALL_KS, check_features, check_ks
+from mmcontrast.types import NO_KEY
+
+_CHUNK = 256
+
+
+def same_kind_metrics(
+    features: Tensor, keys: Tensor, *, ks: Sequence[int] = RECALL_KS, strict: bool = True, chunk: int = _CHUNK
+) -> tuple[Metrics, int]:
+    """Find the rows that share a key with the query among all other rows.
+
+    Args:
+        features: (n, d), normalised here.
+        keys: (n, c) int64, NO_KEY where a row has fewer than c.
+        ks: of the recalls.
+        strict: a k above n - 1, the gallery's size, is an error; otherwise that recall is None.
+        chunk: queries that are scored at a time; the results do not depend on it.
+
+    Returns:
+        `recall@k`, `mean_rank`, `median_rank`, `map@r` and `r_precision` over the queries that have a positive, and
+        how many have none and are left out.
+
+    Raises:
+        DataError: no two rows share a key.
+    """
+    check_features(features, "query")
+    if len(keys) != len(features):
+        raise DataError(f"{len(keys)} rows of keys for {len(features)} features")
+    if strict:
+        check_ks(ks, len(features) - 1, "others")
+    units = metrics.exact_units(features)
+    ranks, average, precision = [], [], []
+    for start in range(0, len(units), chunk):
+        rows = torch.arange(start, min(start + chunk, len(units)))
+        positive = _share_a_key(keys[rows], keys)  # (chunk, n)
+        positive[rows - start, rows] = False
+        answerable = positive.any(dim=1)
+        rows, positive = rows[answerable], positive[answerable]
+        if not len(rows):
+            continue
+        scores = units[rows] @ units.T
+        scores[torch.arange(len(rows)), rows] = -torch.inf
+        ranks.append(metrics.first_ranks(scores, positive))
+        average.append(metrics.average_precision_at_r(scores, positive))
+        precision.append(metrics.r_precision(scores, positive))
+    if not ranks:
+        raise DataError("no two rows belong together: there is nothing to find")
+    found = torch.cat(ranks)
+    values: Metrics = {f"recall@{k}": metrics.hit_share(found, k) if k < len(units) else None for k in ks}
+    values |= {"mean_rank": metrics.mean_rank(found), "median_rank": metrics.median_rank(found)}
+    values |= {"map@r": torch.cat(average).mean().item(), "r_precision": torch.cat(precision).mean().item()}
+    return values, len(units) - len(found)
+
+
+def _share_a_key(queries: Tensor, gallery: Tensor) -> Tensor:
+    """(q, c) and (n, c) keys to (q, n) bool."""
+    found = torch.zeros(len(queries), len(gallery), dtype=torch.bool)
+    for own in queries.T:
+        for other in gallery.T:  # never (q, n, c) at once
+            found |= (own[:, None] == other) & (own[:, None] != NO_KEY)
+    return found
