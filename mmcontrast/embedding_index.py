@@ -97,7 +97,8 @@ def read_index_list(features: FeatureFolder) -> dict[str, SideIndex] | None:
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
     whole = all(
-        Path(made.file).name == made.file
+        isinstance(made.file, str)
+        and Path(made.file).name == made.file
         and made.features == len(features.side("image" if side == "image" else "text"))
         and (features.folder / made.file).is_file()
         for side, made in sides.items()

@@ -6,6 +6,7 @@ import io
 import math
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -33,7 +34,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     16-bit greys are scaled to 8 bits (Pillow alone would clip them to white); an alpha channel is dropped as
     open_clip and transformers do, so that an exported model sees the same pixels.
     """
-    image = ImageOps.exif_transpose(image)
+    with suppress(Exception):  # a damaged EXIF block says nothing; the picture is good
+        image = ImageOps.exif_transpose(image)
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I;16") or image.mode == "I":

@@ -76,7 +76,9 @@ def mutated(files: Files, others: list[Files], rng: random.Random) -> Files:
     name = rng.choice(sorted(files))
     data = files[name]
     if data[:1] in (b"{", b"[") and rng.random() < 0.6:
-        data = _json_mutated(data, rng)
+        changed = _json_mutated(data, rng)
+        if changed != data and rng.random() < 0.8:
+            return {**files, name: changed}
     for _ in range(rng.choice((1, 1, 1, 2, 4, 8))):
         data = rng.choice(_WAYS)(data, [other.get(name, b"") for other in others], rng)
     return {**files, name: data[: 1 << 20]}
@@ -149,7 +151,10 @@ def _json_mutated(data: bytes, rng: random.Random) -> bytes:
     try:
         value = json.loads(data)
     except ValueError:
-        return data
+        lines = data.split(b"\n")
+        at = rng.randrange(len(lines))
+        changed = _json_mutated(lines[at], rng) if len(lines) > 1 else lines[at]
+        return b"\n".join([*lines[:at], changed, *lines[at + 1 :]])
     for _ in range(rng.choice((1, 1, 2))):
         _change_somewhere(value, rng)
     return json.dumps(value).encode()

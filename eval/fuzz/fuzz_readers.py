@@ -68,8 +68,8 @@ def fuzz(target: str, inputs: int, work: Path, *, seed: int, seconds: float, meg
 
 def _watch(words: Sequence[str], state: Path, seconds: float) -> str | None:
     """Start a process and see to it that it gets on; None if it came to the end, else what became of it."""
-    output = (state.parent / "output.txt").open("wb")
-    process = subprocess.Popen(_command(words), stdout=output, stderr=output, env=_environment(words[1]))
+    with (state.parent / "output.txt").open("wb") as output:
+        process = subprocess.Popen(_command(words), stdout=output, stderr=output, env=_environment(words[1]))
     before, since = -2, time.monotonic()
     while process.poll() is None:
         time.sleep(0.05)
@@ -80,7 +80,6 @@ def _watch(words: Sequence[str], state: Path, seconds: float) -> str | None:
             process.kill()
             process.wait()
             return f"hangs: over {seconds:.0f} seconds"
-    output.close()
     if process.returncode == 0:
         return None
     return f"ends the process: exit code {process.returncode}"

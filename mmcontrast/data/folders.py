@@ -54,7 +54,8 @@ def picture_root(table: Path, wanted: Wanted) -> Path:
     sample = islice(text_rows(str(table), kind, columns), 20)
     names = [name for raw in sample if (name := picture_name(raw.image)) is not None]
     roots = [table.parent / folder for folder in _PICTURE_FOLDERS]
-    return max(roots, key=lambda root: sum((root / name).is_file() for name in names))
+    # Not is_file, which raises at names that are too long.
+    return max(roots, key=lambda root: sum(os.path.isfile(root / name) for name in names))
 
 
 def has_pictures(folder: Path) -> bool:

@@ -60,7 +60,7 @@ class ImageCache:
             self._reasons = {int(row): str(reason) for row, reason in seal["bad_rows"].items()}
             index = (folder / INDEX).read_bytes()
             size = (folder / PICTURES).stat().st_size
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise self._damaged(f"cannot be read ({type(error).__name__}: {error})") from None
         if hashlib.blake2b(index).hexdigest() != digest:
             raise self._damaged(f"{INDEX} is not what was written")

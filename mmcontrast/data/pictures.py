@@ -122,17 +122,21 @@ class ArrowPictures:
         self._roots = [root for _, root in roots]
         self._chunks: list[tuple[Any, Any]] = []
         self._starts: list[int] = []
+        self._lengths: list[int] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_chunks": [], "_starts": []}
+        return {**self.__dict__, "_chunks": [], "_starts": [], "_lengths": []}
 
     def _locate(self, position: int) -> tuple[Any, Any, int]:
         """Arrays of bytes and of names, and where in them the position is."""
         if not self._chunks:
             chunks = [chunk for chunk in self.open_column().chunks if len(chunk)]
             self._starts = list(accumulate((len(chunk) for chunk in chunks[:-1]), initial=0))
+            self._lengths = [len(chunk) for chunk in chunks]
             self._chunks = [_bytes_and_names(chunk) for chunk in chunks]
         number = bisect_right(self._starts, position) - 1
+        if number < 0 or position - self._starts[number] >= self._lengths[number]:
+            raise DataError("no picture in this row: the file's column of pictures is shorter than its others")
         return *self._chunks[number], position - self._starts[number]
 
     def get(self, position: int) -> bytes | Path:
@@ -186,7 +190,7 @@ def parquet_column(files: Sequence[str], column: str, rows: int | None) -> Any:
         if left == 0:
             break
         with arrow_errors(file), pq.ParquetFile(file, memory_map=True) as parquet:
-            size = _column_bytes(parquet, column)
+            size = _unpacked_bytes(parquet)
             total = parquet.metadata.num_rows
             if left is not None and left < total:
                 size, total = size * left // total, left
@@ -197,11 +201,10 @@ def parquet_column(files: Sequence[str], column: str, rows: int | None) -> Any:
     return pa.chunked_array(chunks)
 
 
-def _column_bytes(parquet: pq.ParquetFile, column: str) -> int:
+def _unpacked_bytes(parquet: pq.ParquetFile) -> int:
+    """Of all columns: pictures outweigh the others, and Arrow ends the process over damaged entries of single ones."""
     meta = parquet.metadata
-    groups = (meta.row_group(number) for number in range(meta.num_row_groups))
-    parts = (group.column(number) for group in groups for number in range(group.num_columns))
-    return sum(part.total_uncompressed_size for part in parts if part.path_in_schema.split(".")[0] == column)
+    return sum(max(0, meta.row_group(number).total_byte_size) for number in range(meta.num_row_groups))
 
 
 def _batches(parquet: pq.ParquetFile, column: str, rows: int) -> Iterator[Any]:

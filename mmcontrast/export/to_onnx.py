@@ -29,12 +29,19 @@ def write(model: DualEncoder, folder: Path) -> None:
     need("onnx", "onnx", "onnxscript", "onnxruntime")
     place = folder / FOLDER
     place.mkdir(exist_ok=True)
+    try:
+        _write(model, place)
+    except BaseException:
+        shutil.rmtree(place)  # the formats beside it stay
+        raise
+
+
+def _write(model: DualEncoder, place: Path) -> None:
     tokenizer = write_tokenizer(model.tokenizer, place)
     write_graphs(model, place)
     write_int8(place)
-    (place / "preprocess.json").write_text(
-        json.dumps(_preprocess(model, tokenizer.pad_id), indent=2) + "\n", encoding="utf-8"
-    )
+    values = _preprocess(model, tokenizer.pad_id)
+    (place / "preprocess.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     shutil.copyfile(Path(__file__).with_name("onnx_example.py"), place / "example.py")
 
 

@@ -28,6 +28,14 @@ def test_metadata_as_json_lines_and_pictures_in_a_subfolder(tmp_path: Path) -> N
     assert source.image(2) == tmp_path / "Images" / "002.png"
 
 
+def test_names_that_no_file_can_have(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 1)
+    (tmp_path / "captions.csv").write_text("file,caption\n" + "n" * 5000 + ".png,a\n000.png,b\n\0.png,c\n")
+    source = open_source(tmp_path)
+    assert source.captions(0) == ["b"]
+    assert [row.row for row in source.bad_rows] == [0, 2]
+
+
 def test_captions_txt_of_kaggle(tmp_path: Path) -> None:
     write_pictures(tmp_path / "images", 2)
     (tmp_path / "captions.txt").write_text("image,caption\n000.png,a\n000.png,b\n001.png,c\n")

@@ -123,6 +123,14 @@ def test_text_in_a_picture_stays_in_it() -> None:
         decode_image(data[:33] + chunk + data[33:])
 
 
+@pytest.mark.parametrize("exif", [b"MM\xff*\0\0\0\x08", b"MM\\u0000M", b"II*\0\xff\xff\xff\xff", b"x", b""])
+def test_a_damaged_exif_block_says_nothing(exif: bytes) -> None:
+    for kind in ("JPEG", "PNG", "WEBP"):
+        image = decode_image(encoded(picture(0), kind, exif=b"Exif\0\0" + exif))
+        assert image.size == (12, 10)
+        assert ImagePreprocess(8).pixels(image).shape == (3, 8, 8)
+
+
 def test_names_in_errors_do_not_command_the_terminal(tmp_path: Path) -> None:
     assert "\x1b" not in str(DataError("no \x1b[31mcolour\x1b[0m, no \x07 bell, no \u202e turning"))
     assert str(DataError("a\x1b[2J\r\x9b\u2028")) == "a\\x1b[2J\\r\\x9b\\u2028"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -12,13 +13,16 @@ import pytest
 import torch
 from model_fakes import CAPTIONS, CONTEXT, CORPUS, tiny_model
 from PIL import Image
+from torch import Tensor
 
 from mmcontrast.errors import ModelError
 from mmcontrast.export.checking import TOLERANCE, Examples, check
 from mmcontrast.export.formats import Exported, export_model
 from mmcontrast.export.onnx_example import Encoder
 from mmcontrast.export.onnx_graphs import write_graphs
+from mmcontrast.export.to_onnx import write
 from mmcontrast.models import DualEncoder, SentencePieceTokenizer, train_sentencepiece
+from mmcontrast.models.towers_bag_of_words import BagOfWordsTower
 from mmcontrast.preprocess import ImagePreprocess
 
 
@@ -143,4 +147,18 @@ def test_missing_packages_are_named(model: DualEncoder, tmp_path: Path, monkeypa
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ModelError, match=r"the format onnx needs onnxscript: pip install 'mmcontrast\[export\]'"):
         export_model(model, ["onnx"], tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+class CountsWords(BagOfWordsTower):
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        words = len(set(input_ids.flatten().tolist()))  # leaves the graph
+        return super().forward(input_ids, attention_mask) * words
+
+
+def test_a_tower_that_is_no_graph_is_told_and_leaves_nothing(model: DualEncoder, tmp_path: Path) -> None:
+    odd = copy.deepcopy(model)
+    odd.text_encoder = CountsWords(model.tokenizer.vocab_size, CONTEXT, width=16, token_dropout=0.0)
+    with pytest.raises(ModelError, match=r"ONNX cannot express the text tower \(.*take the format mmcontrast"):
+        write(odd, tmp_path)
     assert list(tmp_path.iterdir()) == []
