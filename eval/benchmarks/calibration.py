@@ -28,9 +28,9 @@ from negatives_truth import TruthKeys
 
 from mmcontrast import open_source
 from mmcontrast.data.scenes import SceneSource
+from mmcontrast.evaluation.embedded import embed_data
 from mmcontrast.evaluation.pair_judge import CaptionedRows, PairJudge
 from mmcontrast.evaluation.reliability import Reliability, reliability
-from mmcontrast.evaluation.tasks import embed_data
 from mmcontrast.models import DualEncoder
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"

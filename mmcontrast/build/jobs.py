@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from mmcontrast.build.captions import all_captions, known_words
 from mmcontrast.build.remarks import remarks
 from mmcontrast.config import load_config
 from mmcontrast.data import PairSource, open_source
+from mmcontrast.data.columns import Wanted
 from mmcontrast.data.kept_pictures import KeptPictures
 from mmcontrast.embedding import Advance
 from mmcontrast.errors import DataError, MMContrastError, ModelError
 from mmcontrast.evaluation.feature_memory import FeatureMemory
-from mmcontrast.evaluation.tasks import run_tasks
+from mmcontrast.evaluation.tasks import CAPTION_TASKS, run_tasks
 from mmcontrast.evaluation.zero_shot import load_classnames, load_templates
 from mmcontrast.models import DualEncoder, SentencePieceTokenizer, save_tokenizer, train_sentencepiece
 
@@ -35,7 +37,7 @@ class SharedWork:
     """
 
     def __init__(self, keep_pictures_mb: int = 0) -> None:
-        self.features = FeatureMemory()
+        self.features, self.train_features = FeatureMemory(), FeatureMemory()
         self._name: DualEncoder | str | Path | None = None
         self._model: DualEncoder | None = None
         self._keep_bytes = keep_pictures_mb * 1_000_000
@@ -44,16 +46,37 @@ class SharedWork:
     def encoder(self, model: DualEncoder | str | Path) -> DualEncoder:
         """The model, loaded once; another one makes the features void."""
         if self._model is None or self._name != model:
-            self._name, self._model, self.features = model, load_encoder(model), FeatureMemory()
+            self._name, self._model = model, load_encoder(model)
+            self.features, self.train_features = FeatureMemory(), FeatureMemory()
         return self._model
 
-    def source(self, key: Hashable, open: Callable[[], PairSource]) -> tuple[PairSource, KeptPictures | None]:
+    def source(
+        self, data: PairSource | str | Path, split: str | None, wanted: Wanted
+    ) -> tuple[PairSource, KeptPictures | None]:
         """The source, and a place for its pictures if they are to be kept."""
         if not self._keep_bytes:
-            return open(), None
+            return _open(data, split, wanted), None
+        key = (_identity(data), split, wanted)
         if key not in self._sources:
-            self._sources[key] = open(), KeptPictures(self._keep_bytes)
+            self._sources[key] = _open(data, split, wanted), KeptPictures(self._keep_bytes)
         return self._sources[key]
+
+
+def _open(data: PairSource | str | Path, split: str | None, wanted: Wanted) -> PairSource:
+    if not isinstance(data, str | Path):
+        return data
+    return open_source(
+        data,
+        split=split,
+        image_column=wanted.image,
+        caption_columns=wanted.captions,
+        label_column=wanted.label,
+        group_column=wanted.group,
+    )
+
+
+def _identity(data: PairSource | str | Path | None) -> Hashable:
+    return str(data) if isinstance(data, str | Path) else id(data)
 
 
 def evaluate(
@@ -69,6 +92,8 @@ def evaluate(
     templates: Sequence[str] | str | Path | None = None,
     classnames: Mapping[str, str] | Sequence[str] | str | Path | None = None,
     positives: str = "id",
+    train_data: PairSource | str | Path | None = None,
+    train_split: str | None = None,
     batch_size: int = 256,
     ks: Sequence[int] = (1, 5, 10),
     progress: Advance | None = None,
@@ -80,12 +105,14 @@ def evaluate(
     Args:
         model: a model, its folder, or its Hub name.
         data: anything that `open_source` opens, or an open source.
-        task: "retrieval", "zero_shot", or a list of them.
+        task: "retrieval", "zero_shot", "linear_probe", "knn", "few_shot", or a list of them.
         split, image_column, caption_columns, label_column, group_column: as for `open_source`.
         templates: prompts with "{c}" for the class, or a file of them; None takes the model's own, and general ones
             if it has none.
         classnames: how class names are spelled in the prompts, or a file of that.
         positives: "id", "caption", "group" or "label": who is a positive of whom in retrieval.
+        train_data: labelled pictures that a probe learns from; anything that `open_source` opens, or an open source.
+        train_split: its split.
         batch_size: pictures or captions at a time.
         ks: of the recalls.
         progress: told how many more pictures or captions are done.
@@ -101,28 +128,18 @@ def evaluate(
     templates = load_templates(templates) if isinstance(templates, str | Path) else templates
     classnames = load_classnames(classnames) if isinstance(classnames, str | Path) else classnames
     tasks = [task] if isinstance(task, str) else list(task)
-    if caption_columns is None and "retrieval" not in tasks:
+    if caption_columns is None and not set(tasks) & set(CAPTION_TASKS):
         caption_columns = ()  # a row without a caption is as good as any other here
     chosen = None if caption_columns is None else tuple(caption_columns)
     shared = shared or SharedWork()
-    if isinstance(data, str | Path):
-        path = data
-        source, kept = shared.source(
-            (str(data), split, image_column, chosen, label_column, group_column),
-            lambda: open_source(
-                path,
-                split=split,
-                image_column=image_column,
-                caption_columns=chosen,
-                label_column=label_column,
-                group_column=group_column,
-            ),
-        )
-    else:
-        opened = data
-        source, kept = shared.source(id(data), lambda: opened)
+    columns = Wanted(image_column, chosen, label_column, group_column)
+    source, kept = shared.source(data, split, columns)
+    train = None
+    if train_data is not None:
+        train, _ = shared.source(train_data, train_split, replace(columns, captions=()))
     encoder = shared.encoder(model)
-    shared.features.origin = (str(data) if isinstance(data, str | Path) else id(data), split)
+    shared.features.origin = (_identity(data), split)
+    shared.train_features.origin = (_identity(train_data), train_split)
     evaluation = run_tasks(
         encoder,
         source,
@@ -137,9 +154,11 @@ def evaluate(
         progress=progress,
         kept=kept,
         memory=shared.features,
+        train=train,
+        train_memory=shared.train_features,
     )
     if say is not None:
-        for line in [*left_out(source), *remarks(evaluation)]:
+        for line in [*left_out(source), *([] if train is None else left_out(train)), *remarks(evaluation)]:
             say(line)
     return evaluation.results
 

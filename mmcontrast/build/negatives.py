@@ -13,9 +13,9 @@ from mmcontrast.build.negatives_view import negatives_view
 from mmcontrast.data import PairSource, open_source
 from mmcontrast.embedding import Advance
 from mmcontrast.errors import DataError
+from mmcontrast.evaluation.embedded import embed_data
 from mmcontrast.evaluation.false_negatives import NegativesInspection, find_false_negatives
 from mmcontrast.evaluation.pair_sweep import JudgedPair
-from mmcontrast.evaluation.tasks import embed_data
 from mmcontrast.models import DualEncoder
 from mmcontrast.negatives.calibrator import Calibrator
 from mmcontrast.negatives.evidence import new_calibrator

@@ -37,7 +37,7 @@ from mmcontrast.cli.output import (
 )
 from mmcontrast.cli.preparing import config_app, tokenizer_app
 
-Task = Literal["retrieval", "zero_shot"]
+Task = Literal["retrieval", "zero_shot", "linear_probe", "knn", "few_shot"]
 Positives = Literal["id", "caption", "group", "label"]
 app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 app.add_typer(tokenizer_app, name="tokenizer")
@@ -110,11 +110,13 @@ def evaluate(
     templates: Annotated[str | None, typer.Option(help="File of prompts with {} for the class name.")] = None,
     classnames: Annotated[str | None, typer.Option(help="File with the spelling of the classes.")] = None,
     positives: Annotated[Positives | None, typer.Option(help="What counts as a hit (default: id).")] = None,
+    train_data: Annotated[str | None, typer.Option(help="Labelled pictures that a probe learns from.")] = None,
+    train_split: Annotated[str | None, typer.Option(help="Split of --train-data.")] = None,
     batch_size: BatchSize = 256,
     suite: Annotated[Path | None, typer.Option(help="YAML list of evaluations, instead of --data.")] = None,
     output: JsonOutput = None,
 ) -> None:
-    """Measure retrieval or zero-shot classification; JSON is {task: {metric: value}}."""
+    """Measure retrieval, zero-shot classification, probes; JSON is {task: {metric: value}}."""
     check_json_output(output)
     options: dict[str, Any] = {
         "data": data,
@@ -127,6 +129,8 @@ def evaluate(
         "templates": templates,
         "classnames": classnames,
         "positives": positives,
+        "train_data": train_data,
+        "train_split": train_split,
     }
     given = {key: value for key, value in options.items() if value is not None}
     if suite is not None:

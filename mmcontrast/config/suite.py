@@ -12,13 +12,15 @@ from mmcontrast.config.document import read_document
 from mmcontrast.config.load import validate
 from mmcontrast.config.section import Count, Section, Text
 
+Task = Literal["retrieval", "zero_shot", "linear_probe", "knn", "few_shot"]
+
 
 class SuiteTask(Section):
     """One evaluation; the fields are the options of `mmcontrast evaluate`."""
 
     name: Text
     """Name in the results; each only once."""
-    task: Literal["retrieval", "zero_shot"]
+    task: Task
     """What is measured."""
     data: Text
     """File, glob, folder or Hub name; relative paths start at the current directory."""
@@ -38,6 +40,10 @@ class SuiteTask(Section):
     """Spelling of the classes, or a file of it; null takes the data's names."""
     positives: Literal["id", "caption", "group", "label"] = "id"
     """What makes a caption and a picture belong together."""
+    train_data: Text | None = None
+    """Labelled pictures that a probe learns from."""
+    train_split: Text | None = None
+    """Their split."""
     batch_size: Count = 256
     """Pictures or captions embedded at a time."""
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from mmcontrast.errors import DataError
 from mmcontrast.evaluation.cluster_map import ClusterMap, joint_features, map_clusters
+from mmcontrast.evaluation.embedded import EmbeddedData
 from mmcontrast.evaluation.pair_judge import BATCH, CaptionedRows, PairJudge, Tokenize
 from mmcontrast.evaluation.pair_sweep import CLOSEST, JudgedPair, Sweep, same_class, shuffled, sweep_pairs, varied
 from mmcontrast.evaluation.reliability import Reliability, reliability
-from mmcontrast.evaluation.tasks import EmbeddedData
 from mmcontrast.negatives.calibrator import Calibrator
 from mmcontrast.negatives.words import WordStatistics
 

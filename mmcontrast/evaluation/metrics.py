@@ -135,3 +135,29 @@ def mean_per_class_recall(confusion: Tensor) -> float:
 def accuracies(ranks: Tensor, num_classes: int) -> Metrics:
     """`acc1` and `acc5` of (n,) class ranks; `acc5` is None under five classes, where it says nothing."""
     return {"acc1": hit_share(ranks, 1), "acc5": hit_share(ranks, 5) if num_classes >= 5 else None}
+
+
+def macro_scores(confusion: Tensor) -> Metrics:
+    """Means over classes of precision, recall and F1, as scikit-learn's `average="macro"`.
+
+    A class counts where it has pictures or was predicted; what would be 0 / 0 is 0.
+    """
+    right, true, predicted = confusion.diagonal().double(), confusion.sum(dim=1), confusion.sum(dim=0)
+    counts = (true + predicted) > 0
+    precision, recall = right / predicted.clamp(min=1), right / true.clamp(min=1)
+    f1 = 2 * right / (true + predicted).clamp(min=1)
+    values = {"macro_precision": precision, "macro_recall": recall, "macro_f1": f1}
+    return {name: value[counts].mean().item() for name, value in values.items()}
+
+
+def check_labels(labels: Tensor, pictures: int, num_classes: int, kind: str = "picture") -> None:
+    """Raise DataError unless there is one label a picture, each in 0..num_classes-1; `kind` is said in the message."""
+    if len(labels) != pictures:
+        raise DataError(f"{len(labels)} labels for {pictures} {kind}s")
+    wrong = ((labels < 0) | (labels >= num_classes)).nonzero()
+    if len(wrong):
+        row = int(wrong[0])
+        raise DataError(
+            f"label {int(labels[row])} of {kind} {row} is out of range: there are {num_classes} class names, "
+            f"for the labels 0 to {num_classes - 1}"
+        )

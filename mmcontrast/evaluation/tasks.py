@@ -3,69 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from mmcontrast.data.kept_pictures import KeptPictures
-from mmcontrast.data.keys import normalise_caption
 from mmcontrast.data.rows import PairSource
-from mmcontrast.embedding import Advance, Encoder, embed_images, embed_texts
+from mmcontrast.embedding import Advance, Encoder, embed_texts
 from mmcontrast.errors import DataError
 from mmcontrast.evaluation.classnames import prompt_classnames
+from mmcontrast.evaluation.embedded import EmbeddedData as EmbeddedData
+from mmcontrast.evaluation.embedded import embed_data as embed_data
 from mmcontrast.evaluation.feature_memory import FeatureMemory
 from mmcontrast.evaluation.metrics import Metrics
-from mmcontrast.evaluation.positives import PositiveKeys, caption_keys, check_rule, id_keys, value_keys
+from mmcontrast.evaluation.positives import check_rule
+from mmcontrast.evaluation.probe_tasks import PROBE_TASKS, run_probes
 from mmcontrast.evaluation.ranking import Ranking
 from mmcontrast.evaluation.retrieval import RECALL_KS, check_ks, rank_pairs, summarise
 from mmcontrast.evaluation.zero_shot import DEFAULT_TEMPLATES, ZeroShotResult, check_templates, class_weights, classify
 from mmcontrast.preprocess import MAX_IMAGE_PIXELS
-from mmcontrast.types import BadRow
 
-TASKS = ("retrieval", "zero_shot")
-
-
-@dataclass(frozen=True)
-class EmbeddedData:
-    """n pictures and their m captions, embedded.
-
-    Attributes:
-        name: of the source.
-        image_features: (n, d) float32.
-        positions: (n,) int64, position of each picture in the source.
-        text_features: (m, d) float32; (0, d) when no task needed them.
-        captions: m, in the order of the pictures.
-        text_images: (m,) int64, the picture (0..n-1) of each caption.
-        labels: n, None where a row has none.
-        groups: n, None where a row has none.
-        label_names: as the data set spells them, or None.
-        bad_rows: pictures that could not be decoded; they and their captions take no part.
-    """
-
-    name: str
-    image_features: Tensor
-    positions: Tensor
-    text_features: Tensor
-    captions: list[str]
-    text_images: Tensor
-    labels: list[int | None]
-    groups: list[str | None]
-    label_names: list[str] | None
-    bad_rows: list[BadRow]
-
-    def positive_keys(self, rule: str) -> PositiveKeys:
-        """Who is a positive of whom: by "id", "caption", "group" or "label"."""
-        check_rule(rule)
-        if rule == "id":
-            return id_keys(self.text_images, len(self.positions))
-        if rule == "caption":
-            return caption_keys(self.text_images, list(map(normalise_caption, self.captions)), len(self.positions))
-        values: Sequence[int | str | None] = self.groups if rule == "group" else self.labels
-        if all(value is None for value in values):
-            raise DataError(f"{self.name}: positives by {rule} need a {rule} column, and it has none")
-        return value_keys(self.text_images, values)
+TASKS = ("retrieval", "zero_shot", *PROBE_TASKS)
+CAPTION_TASKS = ("retrieval",)
+"""Those that need captions."""
 
 
 @dataclass(frozen=True)
@@ -93,57 +55,6 @@ class Evaluation:
     rankings: tuple[Ranking, Ranking] | None = None
 
 
-def embed_data(
-    encoder: Encoder,
-    source: PairSource,
-    *,
-    texts: bool = True,
-    batch_size: int = 256,
-    workers: int = 0,
-    max_image_pixels: int = MAX_IMAGE_PIXELS,
-    progress: Advance | None = None,
-    kept: KeptPictures | None = None,
-    memory: FeatureMemory | None = None,
-) -> EmbeddedData:
-    """Embed a source once for all tasks; the captions only if `texts`. See `embed_images`, `embed_texts`."""
-    memory = memory or FeatureMemory()
-    images = memory.images(
-        source,
-        (batch_size, max_image_pixels),
-        lambda: embed_images(
-            encoder,
-            source,
-            batch_size=batch_size,
-            workers=workers,
-            max_image_pixels=max_image_pixels,
-            progress=progress,
-            kept=kept,
-        ),
-    )
-    positions: list[int] = images.positions.tolist()
-    own = [source.captions(position) for position in positions] if texts else []
-    captions = [caption for row in own for caption in row]
-    features = torch.empty(0, images.features.shape[1])
-    if texts:
-        if not captions:
-            raise DataError(f"{source.name}: retrieval needs captions, and it has none")
-        features = memory.texts(
-            captions, batch_size, lambda: embed_texts(encoder, captions, batch_size=batch_size, progress=progress)
-        )
-    return EmbeddedData(
-        name=source.name,
-        image_features=images.features,
-        positions=images.positions,
-        text_features=features,
-        captions=captions,
-        text_images=torch.tensor([i for i, row in enumerate(own) for _ in row], dtype=torch.int64),
-        labels=[source.label(position) for position in positions],
-        groups=[source.group(position) for position in positions],
-        label_names=source.label_names,
-        bad_rows=images.bad_rows,
-    )
-
-
 def run_tasks(
     encoder: Encoder,
     source: PairSource,
@@ -161,6 +72,9 @@ def run_tasks(
     progress: Advance | None = None,
     kept: KeptPictures | None = None,
     memory: FeatureMemory | None = None,
+    train: PairSource | None = None,
+    train_memory: FeatureMemory | None = None,
+    seed: int = 0,
 ) -> Evaluation:
     """Embed a source once and run the tasks on it.
 
@@ -180,39 +94,44 @@ def run_tasks(
         progress: called with the number of pictures, then captions, done.
         kept: decoded pictures of an earlier evaluation, and a place for them; None decodes anew.
         memory: features of an earlier evaluation by the same encoder, and a place for them; None embeds anew.
+        train: labelled pictures that probes learn from.
+        train_memory: as `memory`, for the train pictures.
+        seed: of what a task draws.
     """
-    _check_tasks(tasks)
+    _check_tasks(tasks, train)
     check_rule(positives)
     check_templates(templates := list(DEFAULT_TEMPLATES if templates is None else templates))
-    data = embed_data(
+    embed = partial(
+        embed_data,
         encoder,
-        source,
-        texts="retrieval" in tasks,
         batch_size=batch_size,
         workers=workers,
         max_image_pixels=max_image_pixels,
         progress=progress,
-        kept=kept,
-        memory=memory,
     )
-    results: dict[str, Metrics] = {}
-    rankings: tuple[Ranking, Ranking] | None = None
-    notes = _bad_row_notes(data)
+    of_captions = [task for task in tasks if task in CAPTION_TASKS]
+    data = embed(source, texts=bool(of_captions), needed_by=", ".join(of_captions), kept=kept, memory=memory)
+    found = Evaluation({}, data, positives, notes=_bad_row_notes(data))
     if "retrieval" in tasks:
-        notes += _small_gallery_notes(data, ks, strict)
-        keys = data.positive_keys(positives)
-        rankings = rank_pairs(data.image_features, data.text_features, keys)
-        results["retrieval"] = summarise(*rankings, ks)
-    if "zero_shot" not in tasks:
-        return Evaluation(results, data, positives, notes=notes, rankings=rankings)
-    encode = partial(embed_texts, encoder, batch_size=batch_size)
-    names = _class_names(data, classnames)
-    spelled = prompt_classnames(names, classnames, words or set())
-    zero_shot, unlabelled = _zero_shot(data, encode, spelled, templates)
-    results["zero_shot"] = zero_shot.metrics
-    mapping = dict(zip(names, spelled, strict=True))
-    notes += [*unlabelled, *zero_shot.notes]
-    return Evaluation(results, data, positives, zero_shot, mapping, templates, notes, rankings)
+        found.notes.extend(_small_gallery_notes(data, ks, strict))
+        rankings = rank_pairs(data.image_features, data.text_features, data.positive_keys(positives))
+        found.results["retrieval"] = summarise(*rankings, ks)
+        found = replace(found, rankings=rankings)
+    if "zero_shot" in tasks:
+        names = _class_names(data, classnames)
+        spelled = prompt_classnames(names, classnames, words or set())
+        encode = partial(embed_texts, encoder, batch_size=batch_size)
+        zero_shot, unlabelled = _zero_shot(data, encode, spelled, templates)
+        found.results["zero_shot"] = zero_shot.metrics
+        found.notes.extend([*unlabelled, *zero_shot.notes])
+        mapping = dict(zip(names, spelled, strict=True))
+        found = replace(found, zero_shot=zero_shot, spelled=mapping, templates=templates)
+    if train is not None and set(tasks) & set(PROBE_TASKS):
+        learnt_from = embed(train, texts=False, memory=train_memory)
+        scores, notes = run_probes(tasks, learnt_from, data, seed=seed)
+        found.results.update(scores)
+        found.notes.extend([*_bad_row_notes(learnt_from), *notes])
+    return found
 
 
 def _zero_shot(
@@ -240,10 +159,12 @@ def _class_names(data: EmbeddedData, classnames: Mapping[str, str] | Sequence[st
     return list(classnames)
 
 
-def _check_tasks(tasks: Sequence[str]) -> None:
+def _check_tasks(tasks: Sequence[str], train: PairSource | None) -> None:
     for task in tasks:
         if task not in TASKS:
             raise DataError(f"task {task!r} is unknown; choose of {', '.join(TASKS)}")
+        if task in PROBE_TASKS and train is None:
+            raise DataError(f"{task} learns from labelled pictures: name them in --train-data (train_data in a suite)")
     if not tasks:
         raise DataError(f"no task to evaluate; choose of {', '.join(TASKS)}")
 

@@ -97,7 +97,7 @@ def classify(image_features: Tensor, labels: Tensor, weights: Tensor, class_name
     """
     check_features(image_features, "image")
     check_features(weights, "class")
-    _check_labels(labels, len(image_features), class_names)
+    metrics.check_labels(labels, len(image_features), len(class_names))
     ranks, predictions = torch.empty_like(labels), torch.empty_like(labels)
     for start in range(0, len(labels), _CHUNK):
         part = slice(start, start + _CHUNK)
@@ -127,18 +127,6 @@ def _notes(confusion: Tensor, class_names: Sequence[str]) -> list[str]:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-
-
-def _check_labels(labels: Tensor, num_images: int, class_names: Sequence[str]) -> None:
-    if len(labels) != num_images:
-        raise DataError(f"{len(labels)} labels for {num_images} pictures")
-    wrong = ((labels < 0) | (labels >= len(class_names))).nonzero()
-    if len(wrong):
-        row = int(wrong[0])
-        raise DataError(
-            f"label {int(labels[row])} of picture {row} is out of range: there are {len(class_names)} class names, "
-            f"for the labels 0 to {len(class_names) - 1}"
-        )
 
 
 def load_templates(path: str | Path) -> list[str]:

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from open_clip.model import CustomTextCLIP
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize, pad
 
@@ -25,6 +24,7 @@ from mmcontrast.export.open_clip_text import text_part
 from mmcontrast.export.tokenizer_files import write_tokenizer
 from mmcontrast.models import DualEncoder, Tokenizer, TransformersTokenizer
 from mmcontrast.models.towers import one_line
+from mmcontrast.models.weights_file import write_weights
 
 _CAPTIONS = ["a dog", "two people and a small red boat on the shore of a lake", "the end of the road " * 30]
 # open_clip builds both towers at once; beside the one that is looked at the other one is as small as can be.
@@ -49,7 +49,7 @@ def write(model: DualEncoder, folder: Path) -> None:
     config = _model_config(model, image, text)
     if model.tokenizer.kind != "clip":  # CLIP's vocabulary comes with open_clip
         config["text_cfg"] |= {"hf_tokenizer_name": THIS_FOLDER, **_write_tokenizer(model.tokenizer, folder)}
-    save_file(_weights(model, image, text), str(folder / WEIGHTS), metadata={"format": "pt"})
+    write_weights(_weights(model, image, text), folder / WEIGHTS)
     write_config(folder, {"model_cfg": config, "preprocess_cfg": preprocess})
 
 
@@ -134,16 +134,18 @@ def _checked_image(model: DualEncoder) -> Part:
     except ModelError:
         if not reasons:
             raise
-    raise cannot(f"{_image_name(model)} ({reasons[0]})")
+    raise cannot(_image_name(model, reasons[0]))
 
 
-def _image_name(model: DualEncoder) -> str:
+def _image_name(model: DualEncoder, reason: str) -> str:
     spec = model.spec.image
     name = spec.name or spec.kwargs.get("timm_model_name")
     if name is None:
-        return "this image tower"
-    given = f" with {', '.join(sorted(spec.kwargs))}" if spec.kwargs and spec.library == "timm" else ""
-    return f"{name} of timm{given} at {spec.image_size} pixels: it hands timm nothing but the name"
+        return f"this image tower ({reason})"
+    only = f"at {spec.image_size} pixels: it hands timm nothing but the name"
+    if spec.library == "timm" and spec.kwargs:
+        return f"{name} of timm with {', '.join(sorted(spec.kwargs))} {only}"
+    return f"{name} of timm {only} ({reason})"
 
 
 def _checked_text(model: DualEncoder) -> Part:

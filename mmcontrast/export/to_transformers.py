@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
     CLIPConfig,
@@ -26,6 +26,7 @@ from mmcontrast.export.transformers_text import text_part
 from mmcontrast.export.transformers_vision import vision_part
 from mmcontrast.models import DualEncoder
 from mmcontrast.models.transformers_config import quiet_transformers
+from mmcontrast.models.weights_file import give_usual_mode, write_weights
 
 _WEIGHTS = "model.safetensors"
 
@@ -53,6 +54,7 @@ def write(model: DualEncoder, folder: Path) -> None:
     with quiet_transformers():
         theirs = _assemble(vision, text, model)
         theirs.save_pretrained(folder, max_shard_size="1TB")
+        give_usual_mode(folder / _WEIGHTS)
     _name_as_before(folder / _WEIGHTS, theirs)
 
 
@@ -116,4 +118,4 @@ def _name_as_before(path: Path, theirs: Any) -> None:
         start = name.partition(".")[0] + "."
         twice = start in nested and not name.startswith(2 * start)
         renamed[start + name if twice else name] = value
-    save_file(renamed, path, metadata={"format": "pt"})
+    write_weights(renamed, path)

@@ -10,7 +10,6 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model as load_weights
-from safetensors.torch import save_model as save_weights
 
 from mmcontrast.errors import ModelError
 from mmcontrast.models.build import build_dual_encoder
@@ -20,6 +19,7 @@ from mmcontrast.models.lora import without_adapters
 from mmcontrast.models.spec import ModelSpec
 from mmcontrast.models.tokenizers import Tokenizer, load_tokenizer, save_tokenizer
 from mmcontrast.models.towers import one_line
+from mmcontrast.models.weights_file import write_weights
 from mmcontrast.preprocess import ImagePreprocess
 
 FORMAT_VERSION = 1
@@ -97,7 +97,7 @@ def _build(spec: ModelSpec, tokenizer: Tokenizer, file: Path) -> DualEncoder:
 
 
 def _write(model: DualEncoder, folder: Path) -> None:
-    save_weights(model, str(folder / WEIGHTS), metadata={"format": "pt"})
+    write_weights(model, folder / WEIGHTS)
     tokenizer = model.tokenizer
     names = ("kind", "vocab_size", "context_length", "pad_id", "eos_id")
     config = {

@@ -16,7 +16,7 @@ from mmcontrast.config import load_config
 from mmcontrast.data import PairSource, open_source
 from mmcontrast.data.scenes import SHAPES
 from mmcontrast.errors import DataError, MMContrastError, ModelError
-from mmcontrast.evaluation import tasks
+from mmcontrast.evaluation import embedded as embedding
 from mmcontrast.models import load_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -57,11 +57,11 @@ def test_path_model_and_source_give_the_same(tiny_run: Path, scenes: PairSource)
 
 def test_shared_work_loads_and_embeds_once(tiny_run: Path, scenes: PairSource, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded, embedded = [], []
-    load, embed = mmcontrast.DualEncoder.from_pretrained, tasks.embed_images
+    load, embed = mmcontrast.DualEncoder.from_pretrained, embedding.embed_images
     monkeypatch.setattr(
         mmcontrast.DualEncoder, "from_pretrained", lambda *given, **named: loaded.append(1) or load(*given, **named)
     )
-    monkeypatch.setattr(tasks, "embed_images", lambda *given, **named: embedded.append(1) or embed(*given, **named))
+    monkeypatch.setattr(embedding, "embed_images", lambda *given, **named: embedded.append(1) or embed(*given, **named))
     model = str(tiny_run / "model")
     alone = [mmcontrast.evaluate(model, SCENES, task, split="validation") for task in ("retrieval", "zero_shot")]
     assert (len(loaded), len(embedded)) == (2, 2)
@@ -74,6 +74,32 @@ def test_shared_work_loads_and_embeds_once(tiny_run: Path, scenes: PairSource, m
     assert both == alone
     mmcontrast.evaluate(model, SCENES, split="train", shared=shared)
     assert (len(loaded), len(embedded)) == (3, 4)
+
+
+def test_probes_share_the_features_of_their_train_data(
+    tiny_run: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedded, embed, said = [], embedding.embed_images, []
+    monkeypatch.setattr(embedding, "embed_images", lambda *given, **named: embedded.append(1) or embed(*given, **named))
+    shared = SharedWork()
+    found = [
+        mmcontrast.evaluate(
+            tiny_run / "model",
+            table,
+            task,
+            train_data=table,
+            label_column="kind",
+            image_column="which picture",
+            shared=shared,
+            say=said.append,
+        )
+        for task in ("linear_probe", ["knn", "few_shot"])
+    ]
+    assert len(embedded) == 2
+    assert 0 < found[0]["linear_probe"]["acc1"] <= found[0]["linear_probe"]["acc5"] <= 1  # type: ignore[operator]
+    assert found[1]["knn"]["acc1@1"] == 1.0  # its own picture is the nearest
+    assert found[1].keys() == {"knn", "few_shot"}
+    assert "knn: too few" not in "".join(said)
 
 
 def test_an_evaluation_imports_only_the_libraries_of_its_model(tiny_run: Path) -> None:

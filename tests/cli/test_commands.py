@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -150,6 +150,8 @@ def test_evaluate_writes_json_or_prints_it(build: Build, run: Callable[..., Resu
         "templates": "t",
         "classnames": None,
         "positives": "id",
+        "train_data": None,
+        "train_split": None,
         "batch_size": 256,
     }
     assert json.loads((tmp_path / "deep/out.json").read_text()) == {"zero_shot": {"value": 1.0}}
@@ -163,6 +165,14 @@ def test_evaluate_passes_repeated_caption_columns(build: Build, run: Callable[..
     run("evaluate", "m", "--data", "d", "--caption-column", "en", "--caption-column", "de", "--positives", "group")
     options = build.calls[0][2]
     assert (options["caption_columns"], options["positives"], options["task"]) == (["en", "de"], "group", "retrieval")
+
+
+def test_commands_suites_and_evaluation_know_the_same_tasks() -> None:
+    from mmcontrast.cli.commands import Task
+    from mmcontrast.config import suite
+    from mmcontrast.evaluation.tasks import TASKS
+
+    assert get_args(Task) == get_args(suite.Task) == TASKS
 
 
 def test_suite_runs_every_task(build: Build, run: Callable[..., Result], tmp_path: Path) -> None:

@@ -86,6 +86,8 @@ def test_the_folder_holds_what_is_promised(tokenizer: SentencePieceTokenizer, tm
     assert set(config) == {"format_version", "spec", "preprocess", "tokenizer", "templates", "extra"}
     assert config["tokenizer"]["vocab_size"] == tokenizer.vocab_size
     assert config["extra"]["built_from"]["image"] == {"library": "timm", "name": "resnet18", "pretrained": False}
+    modes = {path.stat().st_mode for path in (tmp_path / "model").iterdir() if path.is_file()}
+    assert len(modes) == 1  # others may read the weights where they may read the config
     again = DualEncoder.from_pretrained(tmp_path / "model")
     assert again.templates == model.templates
     assert again.extra["note"] == 1
