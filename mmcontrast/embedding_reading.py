@@ -79,10 +79,22 @@ class ShardedArray:
         return found
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Floats:
+        for number in range(len(self._files)):
+            self._check_count(number)  # before room is made for what was only claimed
         found: Floats = np.empty(self.shape, dtype or self.dtype)
         for start, block in self.blocks():
             found[start : start + len(block)] = block
         return found
+
+    def _check_count(self, number: int) -> None:
+        file, wanted = self._files[number], self._starts[number + 1] - self._starts[number]
+        if file.suffix != ".parquet":
+            self._shard(number)
+            return
+        with _damage_of(file):
+            rows = pq.read_metadata(file).num_rows
+            if rows != wanted:
+                raise ValueError(f"{rows} rows instead of {wanted}")
 
     def _shard(self, number: int) -> Floats:
         file = self._files[number]

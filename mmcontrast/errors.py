@@ -27,6 +27,10 @@ class DataError(MMContrastError):
     """A file, row or picture cannot be used as it is."""
 
 
+class ReadError(DataError):
+    """A file could not be read just now (network, time-out, ...): another try may help."""
+
+
 class ModelError(MMContrastError):
     """A tower, tokenizer or checkpoint cannot be built, loaded or saved."""
 

@@ -18,6 +18,7 @@ from mmcontrast import embedding_folder, embedding_shards, load_features
 from mmcontrast.data.rows import PairSource
 from mmcontrast.data.stream import PairStream, stream_of
 from mmcontrast.embedding_folder import EmbedSummary, embed_to_folder
+from mmcontrast.embedding_reading import ShardedArray
 from mmcontrast.errors import DataError
 from mmcontrast.types import BadRow
 
@@ -330,3 +331,12 @@ def test_device_of_the_features_does_not_matter(tmp_path: Path) -> None:
     encoder = FakeEncoder().to(torch.float64)
     embed(small_source(), tmp_path, encoder)
     assert load_features(tmp_path).image[0].dtype == np.float32
+
+
+@pytest.mark.parametrize("suffix", ["npy", "parquet"])
+def test_no_memory_is_taken_for_features_that_are_only_claimed(tmp_path: Path, suffix: str) -> None:
+    embed(small_source(), tmp_path, format=suffix)
+    (file, *_) = sorted(tmp_path.glob(f"image*00000.{suffix}"))
+    claimed = ShardedArray([file], [10**13], 4, "float32")
+    with pytest.raises(DataError, match=f"{file.name} is damaged"):
+        np.asarray(claimed)

@@ -15,7 +15,7 @@ TOKENIZER_ROWS = 1_000_000
 def all_captions(source: PairSource | PairStream) -> Iterator[str]:
     """Every caption of a source, without decoding a picture."""
     if isinstance(source, PairStream):
-        for row in itertools.islice(source, TOKENIZER_ROWS):
+        for row in itertools.islice(source.steady(), TOKENIZER_ROWS):
             yield from row.captions if isinstance(row, Row) else ()
         return
     for i in range(len(source)):

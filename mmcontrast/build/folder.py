@@ -20,6 +20,8 @@ _FREE = (
     "evaluation",
     "data.workers",
     "data.pretokenize",
+    "data.read_retries",
+    "data.read_timeout_seconds",
     "training.checkpoint_every_minutes",
     "training.checkpoint_every_steps",
     "training.early_stopping_patience",

@@ -20,6 +20,7 @@ from mmcontrast.build.captions import all_captions
 from mmcontrast.build.fine_tuning import starting_model
 from mmcontrast.config import Config, SourceConfig
 from mmcontrast.data import PairSource, PairStream, open_source, open_stream
+from mmcontrast.data.steady import Patience
 from mmcontrast.errors import ConfigError, DataError, TrainingError
 from mmcontrast.models import (
     ClipTokenizer,
@@ -65,7 +66,9 @@ def open_pairs(config: Config, which: SourceConfig) -> PairSource:
 
 def open_pair_stream(config: Config) -> PairStream:
     """The stream of `data.train`."""
-    return open_stream(config.data.train.path, **source_options(config, config.data.train))
+    data = config.data
+    patience = Patience(retries=data.read_retries, timeout=data.read_timeout_seconds)
+    return open_stream(data.train.path, **source_options(config, data.train), patience=patience)
 
 
 def source_options(config: Config, which: SourceConfig) -> dict[str, Any]:

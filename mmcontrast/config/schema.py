@@ -160,6 +160,10 @@ class DataConfig(Section):
     """Read the training pairs in file order without loading an index of them; needs training.max_steps."""
     shuffle_buffer: Count = 10000
     """Pairs held back for shuffling when streaming."""
+    read_retries: Annotated[int, Field(ge=0)] = 4
+    """Further tries, with longer and longer waits, for a shard that fails when streaming; then its rest is skipped."""
+    read_timeout_seconds: Positive | None = 300.0
+    """Time without a row after which a streamed shard counts as stalled, which is a failed try; null waits for ever."""
     max_bad_row_share: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Stop when a larger share of the rows cannot be used."""
     max_image_pixels: Count = 100_000_000

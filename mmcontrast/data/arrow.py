@@ -8,7 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from mmcontrast.errors import DataError
+from mmcontrast.data.opening import is_remote, may_pass
+from mmcontrast.errors import DataError, ReadError
 
 
 @contextmanager
@@ -20,7 +21,13 @@ def arrow_errors(file: str) -> Iterator[None]:
         raise
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        if may_pass(error, file):
+            raise ReadError(f"{file}: cannot be read: {reason[:300]}") from None
         raise DataError(f"{file}: not a readable Parquet file: {reason[:300]}") from None
+    except Exception as error:  # drivers of URLs have errors of their own
+        if not is_remote(file):
+            raise
+        raise ReadError(f"{file}: cannot be read: {' '.join(str(error).split())[:300]}") from None
 
 
 def is_bytes(kind: Any) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +15,7 @@ from mmcontrast.data.columns import Columns, Wanted, choose_columns, drop_coarse
 from mmcontrast.data.map_source import RowSource, collect, no_rows
 from mmcontrast.data.pictures import ArrowPictures
 from mmcontrast.data.tables import SAMPLE_ROWS, raw_row
-from mmcontrast.errors import DataError
+from mmcontrast.errors import DataError, ReadError
 
 
 def is_saved_folder(folder: Path) -> bool:
@@ -42,6 +44,18 @@ def load(path: str, split: str | None, *, streaming: bool = False) -> Any:
     if split is not None and Path(path).is_dir():
         raise DataError(f"{path}: holds a single data set, no split {split!r}: leave the split out")
     return found
+
+
+@contextmanager
+def stream_errors(name: str) -> Iterator[None]:
+    """Whatever the library and the network say while rows of a stream are read becomes a ReadError."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ReadError(f"{name}: cannot be read: {reason}") from None
 
 
 def class_names(features: Any, label: str | None) -> list[str] | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from mmcontrast.data.columns import Wanted
 from mmcontrast.data.folders import TEXT_KINDS, captions_file, folder_source, has_pictures
 from mmcontrast.data.hub import dataset_source, is_saved_folder
+from mmcontrast.data.opening import file_name, find_files, is_remote, list_files
 from mmcontrast.data.rows import PairSource
 from mmcontrast.data.tables import parquet_source
 from mmcontrast.data.tars import tar_source
@@ -23,6 +24,7 @@ SCENES = "synthetic://scenes"
 FORMATS = ("parquet", "csv", "tsv", "jsonl", "tar", "folder", "datasets")
 _ALIASES = {"webdataset": "tar", "wds": "tar", "tars": "tar", "hf": "datasets", "json": "jsonl", "ndjson": "jsonl"}
 _SUFFIXES = {".parquet": "parquet", ".pq": "parquet", ".tar": "tar", **TEXT_KINDS}
+_STREAMED = ("parquet", "tar")
 _SPLITS = {
     "train": "train training",
     "validation": "validation val valid dev",
@@ -110,15 +112,20 @@ def _scenes(path: str, split: str | None, rows: int | None, seed: int) -> PairSo
     return SceneSource(rows=2000 if rows is None else rows, split=split or "train", seed=seed)
 
 
-def locate(path: str, format: str | None, split: str | None) -> Located:
-    """Find the files that a path stands for, and their format."""
+def locate(path: str, format: str | None, split: str | None, *, remote: bool = False) -> Located:
+    """Find the files that a path stands for, and their format; URLs only where they are to be streamed (`remote`)."""
     kind = _ALIASES.get(format, format) if format else None
     if kind is not None and kind not in FORMATS:
         raise DataError(f"{path}: unknown format {format!r}; known: {', '.join(FORMATS)}")
     if kind == "datasets":
         return Located("datasets", (path,))
-    if re.match(r"\w+://", path):
-        raise DataError(f"{path}: remote files are not read: download them first, or use a `datasets` Hub name")
+    if is_remote(path):
+        if not remote:
+            raise DataError(
+                f"{path}: files behind URLs are only streamed (data.streaming: true): otherwise download them first, "
+                "or use a `datasets` Hub name"
+            )
+        return _locate_remote(path, kind, split)
     files = expand(path)
     if len(files) == 1 and os.path.isdir(files[0]):
         return _locate_in_folder(Path(files[0]), kind, split)
@@ -136,6 +143,28 @@ def locate(path: str, format: str | None, split: str | None) -> Located:
     return Located(found, tuple(files))
 
 
+def _locate_remote(url: str, kind: str | None, split: str | None) -> Located:
+    """Parquet files or tars behind URLs: one, a pattern, or all below a folder."""
+    files = [file for pattern in _braced(url) for file in find_files(pattern)]
+    kinds = {kind or _SUFFIXES.get(Path(file_name(file)).suffix.lower()) for file in files}
+    if len(files) == 1 and kinds <= {None, kind} and (listed := list_files(files[0])):
+        files = [file for file in listed if _SUFFIXES.get(Path(file).suffix.lower()) in ({kind} if kind else _STREAMED)]
+        kinds = {_SUFFIXES[Path(file).suffix.lower()] for file in files}
+        if split is not None:
+            files, split = (
+                [file for file in files if _split_in(file.removeprefix(url)) == (_split_in(split) or split)],
+                None,
+            )
+    if not files:
+        raise DataError(f"{url}: no such file or folder")
+    if split is not None:
+        raise DataError(f"{url}: split {split!r} has no meaning for single files: name the files of that split")
+    found = kinds.pop()
+    if found not in _STREAMED or kinds:
+        raise DataError(f"{url}: behind URLs only Parquet files or only tars are read (data.train.format says which)")
+    return Located(found, tuple(dict.fromkeys(files)))
+
+
 def _not_on_disk(path: str) -> Located:
     if _SUFFIXES.get(Path(path).suffix.lower()) or not _HUB_NAME.fullmatch(path):
         raise DataError(f"{path}: no such file or folder")
@@ -147,15 +176,19 @@ def expand(path: str) -> list[str]:
     path = os.path.expanduser(path)
     if os.path.exists(path):
         return [path]
-    parts = re.split(r"\{([^{}]+)\}", path)
-    choices = [_brace(part) if number % 2 else [part] for number, part in enumerate(parts)]
-    patterns = ["".join(choice) for choice in product(*choices)]
+    patterns = _braced(path)
     if not any(symbol in path for symbol in "*?[{"):
         return []
     found: list[str] = []
     for pattern in patterns:
         found += sorted(glob.glob(pattern, recursive=True)) if re.search(r"[*?\[]", pattern) else [pattern]
     return list(dict.fromkeys(found))
+
+
+def _braced(path: str) -> list[str]:
+    parts = re.split(r"\{([^{}]+)\}", path)
+    choices = [_brace(part) if number % 2 else [part] for number, part in enumerate(parts)]
+    return ["".join(choice) for choice in product(*choices)]
 
 
 def _brace(body: str) -> list[str]:

@@ -18,12 +18,10 @@ from mmcontrast.data.keys import text_key
 from mmcontrast.data.map_source import no_rows
 from mmcontrast.data.pictures import file_problem, picture_name, picture_path
 from mmcontrast.data.rows import PairSource, RawRow, Row, clean_captions, clean_group, is_missing, label_number
+from mmcontrast.data.steady import PATIENCE, Patience, Unit, steady_rows
 from mmcontrast.errors import DataError
 from mmcontrast.preprocess import MAX_IMAGE_PIXELS
 from mmcontrast.types import BadRow
-
-Unit = Callable[[], Iterator[Row | BadRow]]
-"""A part of a data set that can be read on its own: a row group, a tar, a file."""
 
 
 class PairStream:
@@ -37,6 +35,7 @@ class PairStream:
         rows: only the first so many rows.
         files: that hold the rows, if any do.
         source: what is streamed, where it could also be read in any order.
+        patience: with parts that cannot be read, or that stall.
     """
 
     def __init__(
@@ -49,32 +48,47 @@ class PairStream:
         *,
         files: Sequence[str] = (),
         source: PairSource | None = None,
+        patience: Patience = PATIENCE,
     ) -> None:
         self.name, self.columns, self.label_names = name, columns, label_names
         self.units, self.rows = list(units), rows
-        self.files, self.source = tuple(files), source
+        self.files, self.source, self.patience = tuple(files), source, patience
 
     def __iter__(self) -> Iterator[Row | BadRow]:
-        """All rows, the bad ones as `BadRow`."""
+        """All rows, the bad ones as `BadRow`; DataError at the first part that cannot be read."""
         return islice(chain.from_iterable(unit() for unit in self.units), self.rows)
 
-    def shard(self, number: int, count: int, seed: int = 0, epoch: int = 0) -> Iterator[Row | BadRow]:
-        """Share `number` of `count`: together the shares are the whole, and no row is in two.
+    def steady(self) -> Iterator[Row | BadRow]:
+        """All rows; a part that cannot be read is tried again, then left out as one `BadRow`."""
+        return islice(chain.from_iterable(steady_rows(unit, self.patience) for unit in self.units), self.rows)
 
-        Whole units are dealt out, in an order that depends on (seed, epoch), if there are enough of them; otherwise
-        every share reads all rows and keeps each `count`-th.
+    def shard(self, number: int, count: int, seed: int = 0, epoch: int = 0) -> list[Unit]:
+        """Share `number` of `count`, as parts to be read one after another.
+
+        Together the shares are the whole, and no row is in two. Whole units are dealt out, in an order that depends
+        on (seed, epoch), if there are enough of them; otherwise every share reads all units and keeps each `count`-th
+        row of them.
         """
-        if self.rows is not None or len(self.units) < count:
-            return islice(iter(self), number, None, count)
+        if self.rows is not None:
+            return [Unit(partial(_every, self.steady, number, count))]
         order = list(range(len(self.units)))
         random.Random(item_seed(seed, epoch, 0)).shuffle(order)
-        return chain.from_iterable(self.units[unit]() for unit in order[number::count])
+        if len(order) >= count:
+            return [self.units[place] for place in order[number::count]]
+        # Each unit begins with another share, so that the shares stay about equally long.
+        units = [(self.units[place], (number - turn) % count) for turn, place in enumerate(order)]
+        return [Unit(partial(_every, unit, first, count), unit.name) for unit, first in units]
 
 
-def clean_row(raw: RawRow, columns: Columns, root: Path, file_number: int) -> Row | BadRow:
+def _every(read: Callable[[], Iterator[Row | BadRow]], first: int, count: int) -> Iterator[Row | BadRow]:
+    return islice(read(), first, None, count)
+
+
+def clean_row(raw: RawRow, columns: Columns, root: Path | None, file_number: int) -> Row | BadRow:
     """A row of a stream from a raw one, or why it is bad.
 
-    Rows that name the same picture file get the same index.
+    Rows that name the same picture file get the same index. `root` is the folder that names of pictures are relative
+    to; None where pictures must be in the row.
     """
     index = (file_number << 32) | raw.row
     captions = clean_captions(raw.captions)
@@ -92,7 +106,7 @@ def clean_row(raw: RawRow, columns: Columns, root: Path, file_number: int) -> Ro
     return Row(image, captions, label, clean_group(raw.group), raw.file, raw.row, index)
 
 
-def _picture(cell: Any, root: Path) -> bytes | Path:
+def _picture(cell: Any, root: Path | None) -> bytes | Path:
     if isinstance(cell, dict):
         cell = cell.get("bytes") or cell.get("path")
     if isinstance(cell, bytes) and cell:
@@ -100,6 +114,8 @@ def _picture(cell: Any, root: Path) -> bytes | Path:
     name = picture_name(cell)
     if name is None:
         raise DataError("no picture in this row")
+    if root is None:
+        raise DataError(f"the picture is the name of a file ({name}): in files behind URLs pictures must be bytes")
     path = picture_path(name, root)
     problem = file_problem(path)
     if problem is not None:
@@ -108,7 +124,7 @@ def _picture(cell: Any, root: Path) -> bytes | Path:
 
 
 def clean_rows(
-    raw_rows: Callable[[], Iterable[RawRow]], columns: Columns, root: Path, file_number: int
+    raw_rows: Callable[[], Iterable[RawRow]], columns: Columns, root: Path | None, file_number: int
 ) -> Iterator[Row | BadRow]:
     """A unit from a function that reads raw rows."""
     for raw in raw_rows():
@@ -118,8 +134,8 @@ def clean_rows(
 def stream_of(source: PairSource, block: int = 256) -> PairStream:
     """A map-style source as a stream, in blocks of rows; its bad rows come first."""
     starts = range(0, len(source), block)
-    units: list[Unit] = [partial(_source_rows, source, start, start + block) for start in starts]
-    units.append(partial(iter, source.bad_rows))
+    units = [Unit(partial(_source_rows, source, start, start + block)) for start in starts]
+    units.append(Unit(partial(iter, source.bad_rows)))
     return PairStream(source.name, source.columns, source.label_names, units, source=source)
 
 
@@ -207,7 +223,8 @@ class StreamDataset(IterableDataset[PairItem]):
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         shard, shards = self.rank * workers + number, self.world_size * workers
-        rows = self.stream.shard(shard, shards, self.seed, epoch)
+        units = self.stream.shard(shard, shards, self.seed, epoch)
+        rows = chain.from_iterable(steady_rows(unit, self.stream.patience) for unit in units)
         bad_rows: list[BadRow] = []
         last: PairItem | None = None  # held back, so that bad rows at the end have an item to travel with
         order_seed = item_seed(self.seed, epoch, shard)

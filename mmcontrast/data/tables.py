@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 from mmcontrast.data.arrow import arrow_errors
 from mmcontrast.data.columns import Columns, Wanted, choose_columns, drop_coarse_group, prefer_label_text
 from mmcontrast.data.map_source import RowSource, collect, no_rows
+from mmcontrast.data.opening import is_remote, open_file
 from mmcontrast.data.pictures import ArrowPictures, parquet_column
 from mmcontrast.data.rows import RawRow, without_surrogates
 
@@ -50,10 +52,18 @@ def raw_row(record: dict[str, Any], columns: Columns, file: str, row: int) -> Ra
     )
 
 
-def open_parquet(file: str) -> pq.ParquetFile:
-    """A Parquet file, memory-mapped."""
-    with arrow_errors(file):
-        return pq.ParquetFile(file, memory_map=True)
+@contextmanager
+def open_parquet(file: str) -> Iterator[pq.ParquetFile]:
+    """A Parquet file: memory-mapped, or behind a URL."""
+    source: Any = open_file(file) if is_remote(file) else file
+    try:
+        with arrow_errors(file):
+            parquet = pq.ParquetFile(source, memory_map=source is file, pre_buffer=source is not file)
+        with parquet:
+            yield parquet
+    finally:
+        if source is not file:
+            source.close()
 
 
 def parquet_columns(files: Sequence[str], wanted: Wanted, name: str) -> tuple[Columns, list[str] | None]:

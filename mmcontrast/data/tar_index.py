@@ -38,7 +38,7 @@ def tar_members(tar: BinaryIO, name: str) -> Iterator[Member | None]:
     Raises:
         DataError: a header is damaged.
     """
-    end = os.fstat(tar.fileno()).st_size
+    end = tar.seek(0, os.SEEK_END)
     offset, long_name = 0, None
     while offset < end:
         tar.seek(offset)

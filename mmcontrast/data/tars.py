@@ -12,6 +12,7 @@ import numpy as np
 
 from mmcontrast.data.columns import Columns, Wanted, choose_columns, drop_coarse_group
 from mmcontrast.data.map_source import RowSource, collect
+from mmcontrast.data.opening import is_remote, open_file, read_errors
 from mmcontrast.data.pictures import IMAGE_SUFFIXES
 from mmcontrast.data.rows import RawRow
 from mmcontrast.data.tar_index import Member, Sample, tar_samples
@@ -32,19 +33,11 @@ def _read(tar: BinaryIO, member: Member) -> bytes:
     return tar.read(member.size)
 
 
-def open_tar(file: str) -> BinaryIO:
-    """A tar opened for reading."""
-    try:
-        return open(file, "rb")
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror}") from None
-
-
 def tar_columns(file: str, wanted: Wanted, name: str) -> Columns:
     """Columns in use: extensions of members, and fields of the .json members."""
     found: dict[str, None] = {}
     groups: list[Any] = []
-    with open_tar(file) as tar:
+    with read_errors(file), open_file(file) as tar:
         samples = list(islice(tar_samples(tar, file), _SAMPLE))
         if not any(sample.members for sample in samples):
             raise DataError(f"{name}: there is no whole file in {file}: it is empty or cut off")
@@ -79,7 +72,7 @@ def _json(tar: BinaryIO, sample: Sample) -> dict[str, Any]:
 def tar_rows(file: str, columns: Columns, *, pictures: bool) -> Iterator[RawRow]:
     """Rows of a tar; `image` is the picture's Member, or its bytes if `pictures`."""
     cells = [*columns.captions, columns.label, columns.group]
-    with open_tar(file) as tar:
+    with read_errors(file), open_file(file) as tar:
         for row, sample in enumerate(tar_samples(tar, file)):
             extension = _image_extension(sample, columns.image)
             raw = RawRow(file, row, None, [])
@@ -125,7 +118,7 @@ class TarPictures:
     def get(self, position: int) -> bytes:
         """The bytes of the picture."""
         number, offset, size = self._places[position].tolist()
-        with open_tar(self._files[number]) as tar:
+        with open_file(self._files[number]) as tar:
             tar.seek(offset)  # opened anew each time: forked workers would share a file's position
             return tar.read(size)
 
@@ -145,7 +138,7 @@ def tar_source(files: Sequence[str], wanted: Wanted, rows: int | None, name: str
 
 def tar_class_names(file: str, columns: Columns) -> list[str] | None:
     """Class names from a classnames.txt beside the tars or above them (the layout of CLIP_benchmark)."""
-    if columns.label is None:
+    if columns.label is None or is_remote(file):
         return None
     for folder in (Path(file).parent, Path(file).parent.parent):
         if (folder / "classnames.txt").is_file():

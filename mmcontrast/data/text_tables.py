@@ -13,6 +13,7 @@ from typing import Any
 
 from mmcontrast.data.columns import Columns, Wanted, choose_columns, drop_coarse_group, prefer_label_text
 from mmcontrast.data.map_source import RowSource, collect, no_rows
+from mmcontrast.data.opening import read_errors
 from mmcontrast.data.pictures import IMAGE_SUFFIXES, FilePictures, picture_name
 from mmcontrast.data.rows import RawRow
 from mmcontrast.data.tables import PROBLEM, SAMPLE_ROWS, as_wanted, raw_row
@@ -25,12 +26,10 @@ _LARGEST_FIELD = 2**31 - 1
 def read_text_lines(file: str) -> Iterator[str]:
     """Lines of a UTF-8 file, with or without a byte order mark."""
     try:
-        with open(file, encoding="utf-8-sig", newline="") as lines:
+        with read_errors(file), open(file, encoding="utf-8-sig", newline="") as lines:
             yield from lines
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start}): convert it") from None
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror}") from None
 
 
 def csv_header(file: str, wanted: Wanted, separator: str | None = None) -> tuple[list[str], str, bool]:

@@ -17,6 +17,8 @@ from mmcontrast.errors import CheckpointFailed, TrainingError
 from mmcontrast.training.manifest import FileRecord, damage, write_manifest, write_state
 
 _PREFIX = "step-"
+# What torch and its unpickler stumble over in a file that was made up.
+_UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, UnpicklingError, LookupError, TypeError, AttributeError)
 _DAMAGED = "damaged-"
 
 
@@ -79,7 +81,7 @@ class Checkpointer:
             then = int(shared.get("world_size", 1))
             ranks = [distributed.rank()] if then == distributed.world_size() else range(then)
             own = [torch.load(path / f"rank-{r}.pt", map_location="cpu", weights_only=True) for r in ranks]
-        except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
+        except _UNREADABLE as error:
             raise TrainingError(
                 f"checkpoint {path} cannot be read ({type(error).__name__}); delete it to resume from the one before"
             ) from error

@@ -6,13 +6,14 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
-from making_data import captions_of, picture, pixels, png
+from making_data import captions_of, picture, pixels, png, tokenize
 
-from mmcontrast.data import open_source, open_stream
+from mmcontrast.data import StreamDataset, open_source, open_stream, stream_loader, train_transform
 from mmcontrast.data.columns import Wanted
 from mmcontrast.data.rows import Row
 from mmcontrast.data.streams import dataset_stream
 from mmcontrast.errors import DataError
+from mmcontrast.preprocess import ImagePreprocess
 
 
 @pytest.fixture
@@ -70,3 +71,11 @@ def test_streaming_of_an_iterable_data_set(saved: datasets.Dataset) -> None:
     assert [row.captions for row in rows] == [captions_of(i) for i in range(6)]
     assert [row.image for row in rows] == [png(i) for i in range(6)]
     assert len({row.index for row in rows}) == 6
+
+
+def test_workers_lose_no_row_of_an_iterable_data_set(saved: datasets.Dataset) -> None:
+    stream = dataset_stream(saved.to_iterable_dataset(num_shards=3), Wanted(), None, "owner/name")
+    dataset = StreamDataset(stream, train_transform(ImagePreprocess(8), "light"))
+    for workers in (1, 2):
+        indices = [int(batch.index[0]) for batch in stream_loader(dataset, 1, tokenize, workers)]
+        assert sorted(indices) == sorted(row.index for row in stream if isinstance(row, Row))

@@ -27,7 +27,7 @@ def test_braces_and_globs(tmp_path: Path) -> None:
         ("none.parquet", None, None, r"none.parquet: no such file or folder"),
         ("./nowhere", None, None, "no such file or folder"),
         ("{tmp}/{{0..2}}.tar", None, None, r"no such file: .*0.tar"),
-        ("s3://bucket/x.tar", None, None, "remote files are not read"),
+        ("s3://bucket/x.tar", None, None, r"files behind URLs are only streamed \(data.streaming: true\)"),
         ("{tmp}/a.csv", "excel", None, r"unknown format 'excel'; known: parquet, csv"),
         ("{tmp}/a.csv", None, "train", r"split 'train' has no meaning for single files"),
         ("{tmp}/b.xyz", None, None, "unknown or mixed file formats"),

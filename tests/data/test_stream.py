@@ -91,10 +91,14 @@ def test_stream_and_source_hold_the_same_rows(formats: dict[str, Path], kind: st
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_shares_are_disjoint_and_complete(formats: dict[str, Path], kind: str, count: int) -> None:
     stream = open_stream(formats[kind])
-    shares = [[row for row in stream.shard(n, count, 1, 2) if isinstance(row, Row)] for n in range(count)]
+    shares = [
+        [row for unit in stream.shard(n, count, 1, 2) for row in unit() if isinstance(row, Row)] for n in range(count)
+    ]
     indices = [row.index for share in shares for row in share]
     assert sorted(indices) == sorted(row.index for row in good(stream))
-    bad = [row for n in range(count) for row in stream.shard(n, count, 1, 2) if isinstance(row, BadRow)]
+    bad = [
+        row for n in range(count) for unit in stream.shard(n, count, 1, 2) for row in unit() if isinstance(row, BadRow)
+    ]
     assert len(bad) == len(open_source(formats[kind]).bad_rows)
 
 

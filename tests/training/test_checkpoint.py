@@ -99,6 +99,13 @@ def test_pickled_code_is_refused(tmp_path: Path) -> None:
         checkpointer.load(path)
 
 
+@pytest.mark.parametrize("state", [[], "text", {"world_size": None}, {"world_size": []}])
+def test_a_state_that_is_no_state_is_refused(tmp_path: Path, state: object) -> None:
+    path = Checkpointer(tmp_path).save(1, state, {})  # type: ignore[arg-type]
+    with pytest.raises(TrainingError, match="step-00000001 cannot be read"):
+        Checkpointer(tmp_path).load(path)
+
+
 def test_each_way_to_be_damaged_is_seen(tmp_path: Path) -> None:
     path = Checkpointer(tmp_path).save(1, {"a": torch.zeros(100)}, {})
     state, manifest = path / "state.pt", path / "manifest.json"
