@@ -97,8 +97,8 @@ def read_index_list(features: FeatureFolder) -> dict[str, SideIndex] | None:
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
     whole = all(
-        isinstance(made.file, str)
-        and Path(made.file).name == made.file
+        side in ("image", "text")
+        and made.file == f"{side}.faiss"
         and made.features == len(features.side("image" if side == "image" else "text"))
         and (features.folder / made.file).is_file()
         for side, made in sides.items()

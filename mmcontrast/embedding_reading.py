@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mmcontrast.embedding_row_files import Rows, damage_of
 from mmcontrast.embedding_shards import (
     FORMAT_VERSION,
     MANIFEST,
@@ -28,6 +27,7 @@ from mmcontrast.embedding_shards import (
 from mmcontrast.errors import DataError
 
 Side = Literal["image", "text"]
+_LARGEST_DIMENSION = 2**20
 
 
 class ShardedArray:
@@ -91,7 +91,7 @@ class ShardedArray:
         if file.suffix != ".parquet":
             self._shard(number)
             return
-        with _damage_of(file):
+        with damage_of(file):
             rows = pq.read_metadata(file).num_rows
             if rows != wanted:
                 raise ValueError(f"{rows} rows instead of {wanted}")
@@ -99,10 +99,10 @@ class ShardedArray:
     def _shard(self, number: int) -> Floats:
         file = self._files[number]
         if file.suffix == ".parquet":
-            with _damage_of(file):
+            with damage_of(file):
                 return self._checked(self._read(file), number)
         if number not in self._maps:
-            with _damage_of(file):
+            with damage_of(file):
                 # Not np.load, which also opens zip archives and pickles.
                 self._maps[number] = self._checked(np.lib.format.open_memmap(file, mode="r"), number)
         return self._maps[number]
@@ -118,56 +118,6 @@ def _parquet_features(file: Path) -> Floats:
     column = pq.read_table(file, columns=["feature"], memory_map=True)["feature"].combine_chunks()
     values: Floats = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
     return values
-
-
-@contextmanager
-def _damage_of(file: Path) -> Iterator[None]:
-    """Whatever readers stumble over in a file becomes one line."""
-    try:
-        yield
-    except Exception as error:  # numpy, Arrow and Python each have kinds of their own
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{file} is damaged ({reason[:200]}): remove {file.parent} and embed again") from None
-
-
-class Rows(Sequence[dict[str, Any]]):
-    """What image feature i is of: row and file in the data, label, group, captions, and their span `texts`."""
-
-    def __init__(self, files: Sequence[Path], counts: Sequence[int]) -> None:
-        self._files, self._starts = list(files), [0, *accumulate(counts)]
-        self._read = lru_cache(maxsize=2)(_read_rows)
-
-    def __len__(self) -> int:
-        return self._starts[-1]
-
-    @overload
-    def __getitem__(self, i: int) -> dict[str, Any]: ...
-    @overload
-    def __getitem__(self, i: slice) -> list[dict[str, Any]]: ...
-    def __getitem__(self, i: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
-        if isinstance(i, slice):
-            return [self[k] for k in range(*i.indices(len(self)))]
-        i = int(i) + len(self) * (i < 0)
-        if not 0 <= i < len(self):
-            raise IndexError(f"there are {len(self)} rows, and none at {i}")
-        number = bisect_right(self._starts, i) - 1
-        return self._shard(number)[i - self._starts[number]]
-
-    def _shard(self, number: int) -> list[dict[str, Any]]:
-        with _damage_of(self._files[number]):
-            rows, wanted = self._read(self._files[number]), self._starts[number + 1] - self._starts[number]
-            if len(rows) != wanted or not all(isinstance(row, dict) for row in rows):
-                raise ValueError(f"{len(rows)} rows instead of {wanted}, or some that are no objects")
-            return rows
-
-
-def _read_rows(file: Path) -> list[dict[str, Any]]:
-    if file.suffix == ".parquet":
-        columns = ["row", "file", "label", "group", "captions", "texts"]
-        rows: list[dict[str, Any]] = pq.read_table(file, columns=columns).to_pylist()
-        return rows
-    with file.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
 
 
 class FeatureFolder:
@@ -215,7 +165,7 @@ class FeatureFolder:
         if type(version) is int and version > FORMAT_VERSION:
             raise DataError(f"{self.folder} was written by a newer mmcontrast: upgrade to read it")
         known = type(version) is int and form in ("npy", "parquet") and dtype in ("float32", "float16")
-        if known and isinstance(dimension, int) and dimension > 0:
+        if known and type(dimension) is int and 0 < dimension <= _LARGEST_DIMENSION:
             return form, dtype, dimension  # type: ignore[return-value]
         raise DataError(f"{self.folder / MANIFEST} is damaged: remove {self.folder} and embed again")
 
@@ -223,6 +173,9 @@ class FeatureFolder:
     def text_image(self) -> NDArray[np.int64]:
         """(m,) position of the picture that each caption belongs to; reads all rows."""
         counts = [len(row["captions"]) for row in self.rows]
+        if sum(counts) != len(self.text):
+            what = f"{sum(counts)} captions in its rows, {len(self.text)} features"
+            raise DataError(f"{self.folder} is damaged ({what}): remove it and embed again")
         return np.repeat(np.arange(len(counts)), counts)
 
     def side(self, side: Side) -> ShardedArray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +23,8 @@ Format = Literal["npy", "parquet"]
 Floats = NDArray[np.floating[Any]]
 MANIFEST, SHARDS, SUMMARY, BAD_ROWS = "manifest.json", "shards.jsonl", "embed.json", "bad_rows.jsonl"
 FORMAT_VERSION = 1
-_NAMES = ("images-", "texts-", "image_features-", "text_features-", "rows-")
+_NAME = re.compile(r"(images|texts|image_features|text_features|rows)-[0-9]{5,19}\.(parquet|npy|jsonl)")
+_MOST = 2**40  # of features or bytes in a shard: sums of many still fit into 64 bits
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,18 @@ class Shard:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`."""
+        """The inverse of `dataclasses.asdict`, from JSON.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: a field is missing, unknown, or none that it can be.
+        """
         bad_rows = [BadRow(**row) for row in values["bad_rows"]]
         shard = cls(**{**values, "place": Place(**values["place"]), "bad_rows": bad_rows})
         numbers = [shard.number, shard.images, shard.texts, shard.place.unit, shard.place.offset, shard.place.rows]
         numbers += shard.files.values()
-        if not all(type(number) is int and 0 <= number < 2**62 for number in numbers):
+        if not all(type(number) is int and 0 <= number < _MOST for number in numbers):
             raise ValueError("a number that can be none")
-        if any(not name.startswith(_NAMES) or "/" in name or "\0" in name for name in shard.files):
+        if not all(_NAME.fullmatch(name) for name in shard.files):
             raise ValueError("a file that is none of ours")
         return shard
 

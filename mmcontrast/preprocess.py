@@ -22,6 +22,7 @@ from mmcontrast.errors import DataError
 
 MAX_IMAGE_PIXELS = 100_000_000
 _WAYS = (("shortest", "squash"), ("bicubic", "bilinear"), ("even", "down"))
+_LARGEST_SIDE = 4096  # of a model's input: far above what towers take, and a picture of it fits in memory
 LONGEST = 200  # times the shorter side; what lies outside of the middle square is cut off in any case
 # Only raster formats that Pillow decodes itself: PDF and EPS would start other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
@@ -133,6 +134,8 @@ class ImagePreprocess:
         found = cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
         if type(found.image_size) is not int or found.image_size < 1:
             raise ValueError(f"image_size is {found.image_size!r}")
+        if found.image_size > _LARGEST_SIDE:
+            raise ValueError(f"image_size is {found.image_size:.6g}; at most {_LARGEST_SIDE} pixels are taken")
         for name in ("mean", "std"):
             numbers = getattr(found, name)
             if len(numbers) != 3 or not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers):

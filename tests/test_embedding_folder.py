@@ -340,3 +340,54 @@ def test_no_memory_is_taken_for_features_that_are_only_claimed(tmp_path: Path, s
     claimed = ShardedArray([file], [10**13], 4, "float32")
     with pytest.raises(DataError, match=f"{file.name} is damaged"):
         np.asarray(claimed)
+
+
+@pytest.mark.parametrize("size", [True, 2**63, 2**21, "8"])
+def test_sizes_of_features_that_can_be_none_are_refused(tmp_path: Path, size: object) -> None:
+    embed(small_source(), tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "embed_dim": size}))
+    with pytest.raises(DataError, match=r"manifest.json is damaged: remove .* and embed again"):
+        load_features(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"images": 2**41},
+        {"texts": float("inf")},
+        *({"files": {f"rows-{x}.jsonl": 1}} for x in ("0" * 300, "٣" * 5, "./0")),
+    ],
+    ids=range(5),
+)
+def test_numbers_and_names_of_shards_that_can_be_none_are_refused(tmp_path: Path, changed: dict[str, Any]) -> None:
+    embed(small_source(), tmp_path)
+    first, _, rest = (tmp_path / "shards.jsonl").read_text().partition("\n")
+    (tmp_path / "shards.jsonl").write_text(json.dumps({**json.loads(first), **changed}) + "\n" + rest)
+    with pytest.raises(DataError, match=r"shards.jsonl is damaged .*: remove .* and embed again"):
+        load_features(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"captions": 5}, {"captions": [1, 2]}, {"texts": [0, 1]}, {"texts": None}, {"more": 1}], ids=str
+)
+def test_rows_that_were_not_written_are_refused(tmp_path: Path, changed: dict[str, Any]) -> None:
+    embed(small_source(), tmp_path)
+    file = tmp_path / "rows-00000.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines()
+    for line in (json.dumps({**json.loads(lines[0]), **changed}), json.dumps(5), "{}"):
+        file.write_text("\n".join([line, *lines[1:]]) + "\n", encoding="utf-8")
+        shards = [json.loads(line) for line in (tmp_path / "shards.jsonl").read_text().splitlines()]
+        shards[0]["files"][file.name] = file.stat().st_size
+        (tmp_path / "shards.jsonl").write_text("".join(json.dumps(shard) + "\n" for shard in shards))
+        with pytest.raises(DataError, match=r"rows-00000.jsonl is damaged \(its row 1 is none that was written\)"):
+            _ = load_features(tmp_path).text_image
+
+
+def test_captions_without_features_are_refused(tmp_path: Path) -> None:
+    embed(small_source(), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "shards.jsonl").read_text().splitlines()]
+    lines[0]["texts"] -= 1
+    (tmp_path / "shards.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(DataError, match=r"damaged \(6 captions in its rows, 5 features\): remove it"):
+        _ = load_features(tmp_path).text_image

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mmcontrast import load_features
 from mmcontrast.embedding_folder import embed_to_folder
-from mmcontrast.embedding_index import build_index, exact_search
+from mmcontrast.embedding_index import build_index, exact_search, read_index_list
 from mmcontrast.embedding_reading import FeatureFolder, ShardedArray
 
 faiss = pytest.importorskip("faiss")
@@ -95,3 +95,13 @@ def test_an_index_is_built_once_and_again_where_it_is_incomplete(tmp_path: Path)
     assert build_index(found, say=said.append) == sides
     assert len(said) == 2
     assert not list(tmp_path.glob(".*.part"))
+
+
+@pytest.mark.parametrize("file", ["a" * 5000, "text.faiss", "../image.faiss", "\0", 5])
+def test_an_index_of_another_name_counts_as_none(tmp_path: Path, file: object) -> None:
+    found = folder_of(tmp_path)
+    build_index(found)
+    values = json.loads((tmp_path / "index.json").read_text())
+    values["image"]["file"] = file
+    (tmp_path / "index.json").write_text(json.dumps(values))
+    assert read_index_list(found) is None

@@ -92,6 +92,7 @@ def _command(words: Sequence[str]) -> list[str]:
 def _environment(work: str) -> dict[str, str]:
     cache = f"{work}/cache"
     own = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MMCONTRAST_CACHE": cache, "HF_HOME": cache}
+    own["TORCHINDUCTOR_CACHE_DIR"] = cache  # torch makes it when its compiler is imported, as transformers does
     return {**os.environ, **own}
 
 
@@ -144,8 +145,9 @@ def main(words: Sequence[str] | None = None) -> int:
             results[name] = fuzz(name, inputs, Path(folder) / name, seed=given.seed, **limits)
             print(f"{name}: {inputs} inputs, {results[name]['failures']} failures", file=sys.stderr)
     print(table(results), *kinds(results), sep="\n")
+    named = "".join(f" --target {name}" for name in given.target or ())
     values = {
-        "command": f"python eval/fuzz/fuzz_readers.py --inputs {given.inputs} --seed {given.seed}",
+        "command": f"python eval/fuzz/fuzz_readers.py --inputs {given.inputs} --seed {given.seed}{named}",
         "limits": {"seconds": given.seconds, "megabytes": given.megabytes},
         "targets": results,
         "machine": f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}",

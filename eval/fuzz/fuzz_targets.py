@@ -200,7 +200,7 @@ def _sized(files: Files, rng: random.Random) -> Files:
         try:
             shard = json.loads(line)
             shard["files"] = {name: len(files.get(name, b"")) for name in shard["files"]}
-        except (ValueError, TypeError, LookupError, AttributeError):
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             return files
         found.append(json.dumps(shard).encode() + b"\n")
     return {**files, "shards.jsonl": b"".join(found)}

@@ -14,7 +14,8 @@ from fuzz_targets import TARGETS
 from fuzz_worker import STATE, Counts, Guard, made_seeds, one, sample
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-FOUND = {"picture": [471], "parquet": [406, 4777], "image_cache": [371]}
+FOUND = {"picture": [471], "parquet": [406, 4777], "image_cache": [371], "model": [544], "index": [1768]}
+FOUND["features"] = [537, 760, 893, 1116, 1139, 3374, 4075, 4095]
 """Inputs that once did what none may: the second of Parquet ended the process."""
 FEW = {"model": 12, "tokenizer": 25, "index": 25}
 

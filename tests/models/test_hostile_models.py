@@ -126,6 +126,7 @@ def changed(folder: Path, **values: Any) -> Path:
         {"spec__logit_scale": float("nan")},
         {"preprocess": None},
         {"preprocess__image_size": 0},
+        {"preprocess__image_size": 2**31},
         {"preprocess__image_size": "32"},
         {"preprocess__mean": [0.5]},
         {"preprocess__mean": "abc"},
