@@ -14,6 +14,7 @@ from mmcontrast.data.rows import PairSource
 from mmcontrast.embedding import Advance, Encoder, embed_texts
 from mmcontrast.errors import DataError
 from mmcontrast.evaluation.calibration import calibration
+from mmcontrast.evaluation.caption_selection import select_first_captions, select_hard_captions
 from mmcontrast.evaluation.classnames import prompt_classnames
 from mmcontrast.evaluation.embedded import EmbeddedData as EmbeddedData
 from mmcontrast.evaluation.embedded import embed_data as embed_data
@@ -35,8 +36,18 @@ from mmcontrast.evaluation.zero_shot import (
 )
 from mmcontrast.preprocess import MAX_IMAGE_PIXELS
 
-TASKS = ("retrieval", "zero_shot", *PROBE_TASKS, "geometry", "calibration", "image_to_image", "text_to_text")
-CAPTION_TASKS = ("retrieval", "geometry", "text_to_text")
+TASKS = (
+    "retrieval",
+    "zero_shot",
+    *PROBE_TASKS,
+    "geometry",
+    "calibration",
+    "image_to_image",
+    "text_to_text",
+    "hard_captions",
+    "caption_selection",
+)
+CAPTION_TASKS = ("retrieval", "geometry", "text_to_text", "hard_captions", "caption_selection")
 """Those that need captions."""
 
 
@@ -131,6 +142,12 @@ def run_tasks(
         found = replace(found, rankings=rankings)
     if "geometry" in tasks:
         found.results["geometry"] = geometry(data.image_features, data.text_features, data.text_images, seed=seed)
+    encode = partial(embed_texts, encoder, batch_size=batch_size)
+    if "hard_captions" in tasks:
+        found.results["hard_captions"], notes = select_hard_captions(data, encode, seed=seed)
+        found.notes.extend(notes)
+    if "caption_selection" in tasks:
+        found.results["caption_selection"] = select_first_captions(data)
     for task in ("image_to_image", "text_to_text"):
         if task in tasks:
             found.results[task], notes = _same_kind(task, data, positives, ks, strict)
@@ -138,7 +155,6 @@ def run_tasks(
     if "zero_shot" in tasks or "calibration" in tasks:
         names = _class_names(data, classnames)
         spelled = prompt_classnames(names, classnames, words or set())
-        encode = partial(embed_texts, encoder, batch_size=batch_size)
         weights = class_weights(encode, spelled, templates)
         features, labels, notes = _labelled(data)
         found.notes.extend(notes)
