@@ -113,7 +113,11 @@ def _swap_nouns(words: list[str], chance: random.Random) -> bool:
 
 
 def _swap_order(words: list[str], chance: random.Random) -> bool:
-    content = [place for place, word in enumerate(words) if len(word) > 1 and word[0].isalpha() and word.lower() not in _FUNCTION]
+    content = [
+        place
+        for place, word in enumerate(words)
+        if len(word) > 1 and word[0].isalpha() and word.lower() not in _FUNCTION
+    ]
     nouns = {phrase.noun for phrase in _phrases(words)}
     pairs = [
         pair
