@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -62,33 +62,33 @@ def select_hard_captions(
     return found, [f"hard_captions: {len(made)} wrong captions: {', '.join(counts)}"]
 
 
-def select_first_captions(data: EmbeddedData) -> Metrics:
-    """The first caption of each picture against all others of it, which are wrong.
+def select_first_captions(data: EmbeddedData, width: int | None = None) -> Metrics:
+    """The first caption of each picture against those that follow, which are wrong.
+
+    Args:
+        data: pictures with captions.
+        width: captions of one question; a picture may have several, one after another, as where it stands in several
+            rows. None takes all captions of the picture as one question.
 
     Returns:
-        `text_acc`: share of the wrong captions that score below the right one (CLIP_benchmark's where a picture has
-        two captions); `picture_acc`: share of the pictures whose right caption scores above all wrong ones.
+        `text_acc`: share of the wrong captions that score below the right one (CLIP_benchmark's where a question has
+        two captions); `question_acc`: share of the questions whose right caption scores above all wrong ones.
 
     Raises:
-        DataError: a picture has fewer than two captions, or another number than the first picture, as when one is
-            empty: then it is not sure which is the right one.
+        DataError: a question has fewer than two captions, or another number than the first one, as when one is empty:
+            then it is not sure which is the right one.
     """
-    counts = torch.bincount(data.text_images, minlength=len(data.positions))
-    check_choices(counts.tolist(), data)
-    width = int(counts[0])
-    features = data.text_features.view(len(counts), width, -1)
-    pictures = data.image_features[:, None].expand(-1, width - 1, -1)
-    first = features[:, :1].expand(-1, width - 1, -1)
-    right = chosen_right(pictures.flatten(0, 1), first.flatten(0, 1), features[:, 1:].flatten(0, 1))
-    by_picture = right.view(len(counts), width - 1).all(dim=1)
-    return {"text_acc": right.double().mean().item(), "picture_acc": by_picture.double().mean().item()}
-
-
-def check_choices(counts: Sequence[int], data: EmbeddedData) -> None:
-    """Raise DataError unless all pictures have the same number of captions, two at least."""
+    counts = torch.bincount(data.text_images, minlength=len(data.positions)).tolist()
+    width = max(2, counts[0]) if width is None else width
     for picture, count in enumerate(counts):
-        if count != max(2, counts[0]):
+        if count % width or (width == 1):
             raise DataError(
-                f"{data.name}: row {int(data.positions[picture])} has {count} captions, "
-                f"{max(2, counts[0])} are needed: the right one first, then the wrong ones; is one empty?"
+                f"{data.name}: row {int(data.positions[picture])} has {count} captions, {max(2, width)} are needed: "
+                "the right one first, then the wrong ones; is one empty?"
             )
+    features = data.text_features.view(-1, width, data.text_features.shape[1])
+    owners = data.text_images.view(-1, width)[:, 1:]
+    first = features[:, :1].expand(-1, width - 1, -1)
+    right = chosen_right(data.image_features[owners.flatten()], first.flatten(0, 1), features[:, 1:].flatten(0, 1))
+    by_question = right.view(-1, width - 1).all(dim=1)
+    return {"text_acc": right.double().mean().item(), "question_acc": by_question.double().mean().item()}

@@ -97,6 +97,7 @@ def run_tasks(
     train_memory: FeatureMemory | None = None,
     logit_scale: float = 100.0,
     seed: int = 0,
+    together: bool = False,
 ) -> Evaluation:
     """Embed a source once and run the tasks on it.
 
@@ -120,6 +121,7 @@ def run_tasks(
         train_memory: as `memory`, for the train pictures.
         logit_scale: factor of the cosines in the model's probabilities, for their calibration.
         seed: of what a task draws.
+        together: all ranks call this, and share the batches of pictures and captions out.
     """
     _check_tasks(tasks, train)
     check_rule(positives)
@@ -131,6 +133,7 @@ def run_tasks(
         workers=workers,
         max_image_pixels=max_image_pixels,
         progress=progress,
+        together=together,
     )
     of_captions = [task for task in tasks if task in CAPTION_TASKS]
     data = embed(source, texts=bool(of_captions), needed_by=", ".join(of_captions), kept=kept, memory=memory)
@@ -142,12 +145,12 @@ def run_tasks(
         found = replace(found, rankings=rankings)
     if "geometry" in tasks:
         found.results["geometry"] = geometry(data.image_features, data.text_features, data.text_images, seed=seed)
-    encode = partial(embed_texts, encoder, batch_size=batch_size)
+    encode = partial(embed_texts, encoder, batch_size=batch_size, together=together)
     if "hard_captions" in tasks:
         found.results["hard_captions"], notes = select_hard_captions(data, encode, seed=seed)
         found.notes.extend(notes)
     if "caption_selection" in tasks:
-        found.results["caption_selection"] = select_first_captions(data)
+        found.results["caption_selection"] = select_first_captions(data, _caption_columns(source))
     for task in ("image_to_image", "text_to_text"):
         if task in tasks:
             found.results[task], notes = _same_kind(task, data, positives, ks, strict)
@@ -182,6 +185,12 @@ def _labelled(data: EmbeddedData) -> tuple[Tensor, Tensor, list[str]]:
     if not labelled.all():
         notes.append(f"{int((~labelled).sum())} of {len(labels)} pictures have no label and take no part in zero_shot")
     return data.image_features[labelled], labels[labelled], notes
+
+
+def _caption_columns(source: PairSource) -> int | None:
+    """How many captions a row has, where columns say so; a single column may hold a list."""
+    columns = len(source.columns.captions)
+    return columns if columns > 1 else None
 
 
 def _same_kind(

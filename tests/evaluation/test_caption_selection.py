@@ -6,6 +6,7 @@ import pytest
 import torch
 from evaluation_fakes import FakeEncoder, FakeSource
 
+from mmcontrast.data.columns import Columns
 from mmcontrast.errors import DataError, ModelError
 from mmcontrast.evaluation.caption_selection import chosen_right
 from mmcontrast.evaluation.hard_captions import hard_captions
@@ -40,7 +41,7 @@ def test_first_captions_by_loops() -> None:
     assert right[:3] == [[True, True], [False, right[1][1]], [False, True]]
     assert found.results["caption_selection"] == {
         "text_acc": sum(map(sum, right)) / 8,
-        "picture_acc": sum(map(all, right)) / 4,
+        "question_acc": sum(map(all, right)) / 4,
     }
 
 
@@ -48,6 +49,19 @@ def test_first_captions_by_loops() -> None:
 def test_first_captions_need_their_wrong_ones(texts: list[list[str]]) -> None:
     with pytest.raises(DataError, match=r"fake.parquet: row \d has \d captions, 2 are needed: the right one first"):
         run_tasks(FakeEncoder(), FakeSource(codes=[1, 2], texts=texts), ["caption_selection"])
+
+
+def test_a_picture_of_several_rows_has_several_questions() -> None:
+    columns = Columns("image", ("caption", "negative_caption"))
+    source = FakeSource(codes=[1, 2], texts=[["1", "7", "7", "1"], ["2", "3"]], columns=columns)
+    found = run_tasks(FakeEncoder(), source, ["caption_selection"])
+    assert found.results["caption_selection"] == {
+        "text_acc": pytest.approx(2 / 3),
+        "question_acc": pytest.approx(2 / 3),
+    }
+    source.texts[0].pop()  # one of them was empty
+    with pytest.raises(DataError, match="row 0 has 3 captions, 2 are needed"):
+        run_tasks(FakeEncoder(), source, ["caption_selection"])
 
 
 def test_hard_captions_by_loops() -> None:
