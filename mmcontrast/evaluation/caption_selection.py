@@ -67,7 +67,7 @@ def select_first_captions(data: EmbeddedData, width: int | None = None) -> Metri
 
     Args:
         data: pictures with captions.
-        width: captions of one question; a picture may have several, one after another, as where it stands in several
+        width: captions of one question, two at least; a picture may have several, one after another, as where it stands in several
             rows. None takes all captions of the picture as one question.
 
     Returns:
@@ -79,11 +79,11 @@ def select_first_captions(data: EmbeddedData, width: int | None = None) -> Metri
             then it is not sure which is the right one.
     """
     counts = torch.bincount(data.text_images, minlength=len(data.positions)).tolist()
-    width = max(2, counts[0]) if width is None else width
+    several, width = width is not None, width or max(2, counts[0])
     for picture, count in enumerate(counts):
-        if count % width or (width == 1):
+        if count % width if several else count != width:
             raise DataError(
-                f"{data.name}: row {int(data.positions[picture])} has {count} captions, {max(2, width)} are needed: "
+                f"{data.name}: row {int(data.positions[picture])} has {count} captions, {width} are needed: "
                 "the right one first, then the wrong ones; is one empty?"
             )
     features = data.text_features.view(-1, width, data.text_features.shape[1])

@@ -25,7 +25,7 @@ from mmcontrast.evaluation.positives import check_rule
 from mmcontrast.evaluation.probe_tasks import PROBE_TASKS, run_probes
 from mmcontrast.evaluation.ranking import Ranking
 from mmcontrast.evaluation.retrieval import RECALL_KS, check_ks, rank_pairs, summarise
-from mmcontrast.evaluation.same_kind import same_kind_metrics
+from mmcontrast.evaluation.same_kind import same_kind_task
 from mmcontrast.evaluation.zero_shot import (
     DEFAULT_TEMPLATES,
     ZeroShotResult,
@@ -153,7 +153,7 @@ def run_tasks(
         found.results["caption_selection"] = select_first_captions(data, _caption_columns(source))
     for task in ("image_to_image", "text_to_text"):
         if task in tasks:
-            found.results[task], notes = _same_kind(task, data, positives, ks, strict)
+            found.results[task], notes = same_kind_task(task, data, positives, ks, strict)
             found.notes.extend(notes)
     if "zero_shot" in tasks or "calibration" in tasks:
         names = _class_names(data, classnames)
@@ -191,27 +191,6 @@ def _caption_columns(source: PairSource) -> int | None:
     """How many captions a row has, where columns say so; a single column may hold a list."""
     columns = len(source.columns.captions)
     return columns if columns > 1 else None
-
-
-def _same_kind(
-    task: str, data: EmbeddedData, positives: str, ks: Sequence[int], strict: bool
-) -> tuple[Metrics, list[str]]:
-    pictures = task == "image_to_image"
-    if pictures and positives == "id":
-        raise DataError(f"{task}: by id no two pictures belong together: take --positives label, group or caption")
-    keys = data.positive_keys(positives)
-    try:
-        if pictures:
-            found, without = same_kind_metrics(data.image_features, keys.image, ks=ks, strict=strict)
-        else:
-            found, without = same_kind_metrics(data.text_features, keys.text[:, None], ks=ks, strict=strict)
-    except DataError as error:
-        raise DataError(f"{data.name}: {task} with positives by {positives}: {error}") from None
-    what = "pictures" if pictures else "captions"
-    notes = [f"{task}: {without} {what} belong to no other by {positives} and are no queries"] if without else []
-    if undefined := [name for name, value in found.items() if value is None]:
-        notes.append(f"{task}: too few {what} for {', '.join(undefined)}")
-    return found, notes
 
 
 def _class_names(data: EmbeddedData, classnames: Mapping[str, str] | Sequence[str] | None) -> list[str]:

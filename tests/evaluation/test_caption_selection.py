@@ -45,7 +45,9 @@ def test_first_captions_by_loops() -> None:
     }
 
 
-@pytest.mark.parametrize("texts", [[["1"], ["2"]], [["1", "2"], ["3"]], [["1", "2"], ["1", "2", "3"]]])
+@pytest.mark.parametrize(
+    "texts", [[["1"], ["2"]], [["1", "2"], ["1", "2", "1", "2"]], [["1", "2"], ["3"]], [["1", "2"], ["1", "2", "3"]]]
+)
 def test_first_captions_need_their_wrong_ones(texts: list[list[str]]) -> None:
     with pytest.raises(DataError, match=r"fake.parquet: row \d has \d captions, 2 are needed: the right one first"):
         run_tasks(FakeEncoder(), FakeSource(codes=[1, 2], texts=texts), ["caption_selection"])
