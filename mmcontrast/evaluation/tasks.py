@@ -86,6 +86,7 @@ def run_tasks(
     train_memory: FeatureMemory | None = None,
     logit_scale: float = 100.0,
     seed: int = 0,
+    together: bool = False,
 ) -> Evaluation:
     """Embed a source once and run the tasks on it.
 
@@ -109,6 +110,7 @@ def run_tasks(
         train_memory: as `memory`, for the train pictures.
         logit_scale: factor of the cosines in the model's probabilities, for their calibration.
         seed: of what a task draws.
+        together: all ranks call this, and share the batches of pictures and captions out.
     """
     _check_tasks(tasks, train)
     check_rule(positives)
@@ -120,6 +122,7 @@ def run_tasks(
         workers=workers,
         max_image_pixels=max_image_pixels,
         progress=progress,
+        together=together,
     )
     of_captions = [task for task in tasks if task in CAPTION_TASKS]
     data = embed(source, texts=bool(of_captions), needed_by=", ".join(of_captions), kept=kept, memory=memory)
@@ -138,7 +141,7 @@ def run_tasks(
     if "zero_shot" in tasks or "calibration" in tasks:
         names = _class_names(data, classnames)
         spelled = prompt_classnames(names, classnames, words or set())
-        encode = partial(embed_texts, encoder, batch_size=batch_size)
+        encode = partial(embed_texts, encoder, batch_size=batch_size, together=together)
         weights = class_weights(encode, spelled, templates)
         features, labels, notes = _labelled(data)
         found.notes.extend(notes)
