@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from mmcontrast import distributed
 from mmcontrast.data.kept_pictures import KeptPictures
 from mmcontrast.data.loader import image_loader
 from mmcontrast.data.rows import PairSource
@@ -65,6 +66,7 @@ def embed_images(
     max_image_pixels: int = MAX_IMAGE_PIXELS,
     progress: Advance | None = None,
     kept: KeptPictures | None = None,
+    together: bool = False,
 ) -> EmbeddedImages:
     """Embed the pictures of a source, on the encoder's device (inside the caller's autocast, if any).
 
@@ -76,6 +78,7 @@ def embed_images(
         max_image_pixels: larger pictures count as undecodable.
         progress: called with the number of pictures done after each batch.
         kept: decoded pictures of an earlier call, and a place for them; None decodes anew.
+        together: all ranks call this and share the batches out; each returns all features, bit for bit as one would.
 
     Raises:
         DataError: not one picture could be decoded.
@@ -83,8 +86,9 @@ def embed_images(
     features, positions = torch.empty(0, 0), torch.empty(len(source), dtype=torch.int64)
     bad_rows: list[BadRow] = []
     done = 0
+    share = _share(together)
     with evaluating(encoder):
-        for batch in image_batches(encoder, source, batch_size, workers, max_image_pixels, progress, kept):
+        for batch in image_batches(encoder, source, batch_size, workers, max_image_pixels, progress, kept, share):
             bad_rows += batch.bad_rows
             if not len(batch.features):  # of unknown width, when not one of them could be decoded
                 continue
@@ -93,12 +97,36 @@ def embed_images(
             stop = done + len(batch.features)
             features[done:stop], positions[done:stop] = batch.features, batch.positions
             done = stop
-    check_any(done, source, bad_rows)
-    return EmbeddedImages(features[:done], positions[:done], bad_rows)
+    found = EmbeddedImages(features[:done], positions[:done], bad_rows)
+    if share[1] > 1:
+        found = _of_all_ranks(found, len(source), next(encoder.parameters()).device)
+    check_any(len(found.features), source, found.bad_rows)
+    return found
+
+
+def _share(together: bool) -> tuple[int, int]:
+    """This rank's of the batches: every so-manyth from which on."""
+    return (distributed.rank(), distributed.world_size()) if together else (0, 1)
+
+
+def _of_all_ranks(found: EmbeddedImages, rows: int, device: torch.device) -> EmbeddedImages:
+    """What all ranks found, in the order of the source: each row was one rank's, so adding zeros puts them together."""
+    width = int(distributed.all_reduce(torch.tensor(found.features.shape[1], device=device), "max"))
+    features, there = torch.zeros(rows, width), torch.zeros(rows)
+    features[found.positions], there[found.positions] = found.features.reshape(len(found.positions), width), 1.0
+    features, there = (distributed.all_reduce(part.to(device), "sum").cpu() for part in (features, there))
+    positions = there.nonzero().squeeze(1)
+    bad_rows = sorted(distributed.gather_lists(found.bad_rows), key=lambda row: (row.source, row.row))
+    return EmbeddedImages(features[positions], positions, bad_rows)
 
 
 def embed_texts(
-    encoder: Encoder, captions: Sequence[str], *, batch_size: int = 256, progress: Advance | None = None
+    encoder: Encoder,
+    captions: Sequence[str],
+    *,
+    batch_size: int = 256,
+    progress: Advance | None = None,
+    together: bool = False,
 ) -> Tensor:
     """Embed captions, the same ones only once, so that equal captions get equal features to the last bit.
 
@@ -107,6 +135,7 @@ def embed_texts(
         captions: m strings, in any order: they are sorted by length inside, for less padding.
         batch_size: different captions at a time.
         progress: called with the number of captions done after each batch.
+        together: as for `embed_images`.
 
     Returns:
         (m, d) float32 on the CPU, in the order of `captions`.
@@ -118,20 +147,28 @@ def embed_texts(
     rows = torch.tensor([place[caption] for caption in captions])
     repeats = rows.bincount()
     features = torch.empty(0, 0)
+    share = _share(together)
     with evaluating(encoder):
-        for part, batch in _text_batches(encoder, distinct, batch_size):
-            if not part.start:
-                features = torch.empty(len(distinct), batch.shape[1])
+        for part, batch in _text_batches(encoder, distinct, batch_size, share):
+            if not len(features):
+                features = torch.zeros(len(distinct), batch.shape[1])
             features[part] = batch.float().cpu()
             if progress:
                 progress(int(repeats[part].sum()))
+    if share[1] > 1:
+        device = next(encoder.parameters()).device
+        width = int(distributed.all_reduce(torch.tensor(features.shape[1], device=device), "max"))
+        own = features if len(features) else torch.zeros(len(distinct), width)  # fewer batches than ranks
+        features = distributed.all_reduce(own.to(device), "sum").cpu()
     return features[rows]
 
 
-def _text_batches(encoder: Encoder, captions: list[str], batch_size: int) -> Iterator[tuple[slice, Tensor]]:
+def _text_batches(
+    encoder: Encoder, captions: list[str], batch_size: int, share: tuple[int, int]
+) -> Iterator[tuple[slice, Tensor]]:
     """Features on the encoder's device, each when the next batch is under way: a GPU works while we tokenize."""
     waiting: tuple[slice, Tensor] | None = None
-    for start in range(0, len(captions), batch_size):
+    for start in range(share[0] * batch_size, len(captions), share[1] * batch_size):
         part = slice(start, start + batch_size)
         with torch.inference_mode():
             batch = encoder.encode_text(captions[part])
@@ -150,13 +187,14 @@ def image_batches(
     max_image_pixels: int,
     progress: Advance | None,
     kept: KeptPictures | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[EmbeddedImages]:
     """The batches of `embed_images`, one by one; the caller sees to the encoder's mode (`evaluating`)."""
     device = next(encoder.parameters()).device
     load = image_loader if kept is None else kept.batches
     waiting: EmbeddedImages | None = None
     for pixels, positions, bad_rows in load(
-        source, encoder.preprocess, batch_size, workers, max_image_pixels=max_image_pixels
+        source, encoder.preprocess, batch_size, workers, max_image_pixels=max_image_pixels, share=share
     ):
         features = torch.empty(0, 0)
         if len(pixels):

@@ -29,6 +29,21 @@ class BadRow:
 
 
 @dataclass(frozen=True)
+class StreamPosition:
+    """How far a reader of a stream has come in its share of an epoch.
+
+    Attributes:
+        epoch: counted from 0.
+        drawn: usable rows that have left the shuffle buffer.
+        counts: usable rows of each part of the share that was read to its end, in order.
+    """
+
+    epoch: int
+    drawn: int
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Tokens:
     """Token ids of b captions, padded to the longest one of them.
 
@@ -69,6 +84,7 @@ class PairBatch:
         sibling_ids, sibling_mask: (s, t) int64, a further caption of some of the rows; None where nobody asked.
         sibling_rows: (s,) int64, the row of the batch that each belongs to, or -1 for one that is to be left out (its
             row has no further caption).
+        position: of a stream, where its reader stood after the last row.
     """
 
     image: Tensor
@@ -84,6 +100,7 @@ class PairBatch:
     sibling_ids: Tensor | None = None
     sibling_mask: Tensor | None = None
     sibling_rows: Tensor | None = None
+    position: StreamPosition | None = None
 
     def __len__(self) -> int:
         return len(self.index)

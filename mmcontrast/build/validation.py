@@ -59,6 +59,7 @@ class Validation:
     def __init__(self, source: PairSource, config: Config) -> None:
         self.source = source
         self.settings = config.evaluation
+        self.sharding = config.training.sharding
         self.templates = configured_templates(config)
         self.workers = config.data.workers
         self.max_image_pixels = config.data.max_image_pixels
@@ -67,8 +68,8 @@ class Validation:
         self.tasks: Sequence[str] = [task for task in self.settings.tasks if task != "zero_shot" or labelled]
         check_measurable(source, self.settings, self.tasks)
 
-    def evaluate(self, model: DualEncoder) -> Evaluation:
-        """All tasks, with what the report shows."""
+    def evaluate(self, model: DualEncoder, *, together: bool = False) -> Evaluation:
+        """All tasks, with what the report shows; `together` by all ranks, which share the batches out."""
         return run_tasks(
             model,
             self.source,
@@ -81,10 +82,12 @@ class Validation:
             workers=self.workers,
             max_image_pixels=self.max_image_pixels,
             kept=self.kept,
+            together=together,
         )
 
     def __call__(self, model: nn.Module) -> dict[str, float | None]:
         """Flat metrics ("retrieval.mean_recall": .41, ...) for the trainer."""
         assert isinstance(model, DualEncoder)
-        results = self.evaluate(model).results
+        # Ranks with shares of the weights gather them in step, so there all do the same batches.
+        results = self.evaluate(model, together=self.sharding == "none").results
         return {f"{task}.{name}": value for task, metrics in results.items() for name, value in metrics.items()}

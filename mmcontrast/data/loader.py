@@ -93,11 +93,17 @@ def image_loader(
     workers: int = 0,
     *,
     max_image_pixels: int = MAX_IMAGE_PIXELS,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterable[ImageBatch]:
-    """All pictures of a source in order, as the model sees them in evaluation."""
+    """All pictures of a source in order, as the model sees them in evaluation.
+
+    A share (k, of) is every so-manyth batch, from the kth on.
+    """
     dataset = _ImageDataset(source, preprocess, max_image_pixels)
     function = partial(_collate_images, size=preprocess.image_size)
-    return worker_loader(dataset, function, workers, 2, batch_size=batch_size, persistent=False)
+    starts = range(share[0] * batch_size, len(source), share[1] * batch_size)
+    batches = [range(start, min(start + batch_size, len(source))) for start in starts]
+    return worker_loader(dataset, function, workers, 2, batch_sampler=batches, persistent=False)
 
 
 class _ImageDataset(Dataset[tuple[int, Tensor | BadRow]]):

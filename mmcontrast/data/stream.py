@@ -18,10 +18,11 @@ from mmcontrast.data.keys import text_key
 from mmcontrast.data.map_source import no_rows
 from mmcontrast.data.pictures import file_problem, picture_name, picture_path
 from mmcontrast.data.rows import PairSource, RawRow, Row, clean_captions, clean_group, is_missing, label_number
+from mmcontrast.data.shuffling import ShuffledShare
 from mmcontrast.data.steady import PATIENCE, Patience, Unit, steady_rows
 from mmcontrast.errors import DataError
 from mmcontrast.preprocess import MAX_IMAGE_PIXELS
-from mmcontrast.types import BadRow
+from mmcontrast.types import BadRow, StreamPosition
 
 
 class PairStream:
@@ -149,23 +150,6 @@ def _source_rows(source: PairSource, start: int, stop: int) -> Iterator[Row | Ba
         yield Row(image, source.captions(i), source.label(i), source.group(i), source.name, source.row_number(i), i)
 
 
-def shuffled(rows: Iterable[Row | BadRow], size: int, seed: int) -> Iterator[Row | BadRow]:
-    """Rows in an order that is random within about `size` rows; bad rows pass at once."""
-    rng = random.Random(seed)
-    buffer: list[Row] = []
-    for row in rows:
-        if isinstance(row, BadRow) or size <= 1:
-            yield row
-        elif len(buffer) < size:
-            buffer.append(row)
-        else:
-            chosen = rng.randrange(size)
-            yield buffer[chosen]
-            buffer[chosen] = row
-    rng.shuffle(buffer)
-    yield from buffer
-
-
 class StreamDataset(IterableDataset[PairItem]):
     """Items of a stream for one rank; each is a pure function of (seed, epoch, row), their order is not.
 
@@ -202,6 +186,7 @@ class StreamDataset(IterableDataset[PairItem]):
         self.shuffle_buffer, self.repeat, self.max_image_pixels = shuffle_buffer, repeat, max_image_pixels
         self.reserve_captions, self.draft_side = reserve_captions, draft_side
         self.rank, self.world_size = rank, world_size
+        self._resume: tuple[int, list[StreamPosition | None]] | None = None
         self._epoch = torch.zeros((), dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]  # workers that live on see it change
 
@@ -209,37 +194,47 @@ class StreamDataset(IterableDataset[PairItem]):
         """Set the epoch of the next iteration."""
         self._epoch.fill_(epoch)
 
-    def __iter__(self) -> Iterator[PairItem]:
-        epoch = int(self._epoch)
-        found = True
-        while found:
-            found = False
-            for item in self._pass(epoch):
-                found = self.repeat
-                yield item
-            epoch += 1
+    def resume(self, first: int, positions: Sequence[StreamPosition | None]) -> None:
+        """Let the next iteration go on where each worker stood (None: at its beginning), worker `first` being next."""
+        self._resume = (first, list(positions))
 
-    def _pass(self, epoch: int) -> Iterator[PairItem]:
+    def __iter__(self) -> Iterator[PairItem]:
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        position = None
+        if self._resume is not None:
+            (first, positions), self._resume = self._resume, None
+            number = (number + first) % workers  # the loader begins with its first process again
+            position = positions[number]
+        epoch = int(self._epoch) if position is None else position.epoch
+        found = True
+        while found:
+            found = position is not None and self.repeat
+            for item in self._pass(epoch, number, workers, position):
+                found = self.repeat
+                yield item
+            epoch, position = epoch + 1, None
+
+    def _pass(self, epoch: int, number: int, workers: int, position: StreamPosition | None) -> Iterator[PairItem]:
         shard, shards = self.rank * workers + number, self.world_size * workers
         units = self.stream.shard(shard, shards, self.seed, epoch)
-        rows = chain.from_iterable(steady_rows(unit, self.stream.patience) for unit in units)
+        size, order_seed = max(1, self.shuffle_buffer // workers), item_seed(self.seed, epoch, shard)
+        share = ShuffledShare(units, self.stream.patience, size, order_seed, position)
         bad_rows: list[BadRow] = []
         last: PairItem | None = None  # held back, so that bad rows at the end have an item to travel with
-        order_seed = item_seed(self.seed, epoch, shard)
-        for row in shuffled(rows, max(1, self.shuffle_buffer // workers), order_seed):
+        for row in share:
             item = self._item(row, epoch) if isinstance(row, Row) else row
             if isinstance(item, BadRow):
                 bad_rows.append(item)
                 continue
+            item.position = StreamPosition(epoch, share.drawn, share.counts)
             if last is not None:
                 yield last
             last, item.bad_rows, bad_rows = item, bad_rows, []
         if last is not None:
             last.bad_rows += bad_rows
             yield last
-        elif bad_rows:
+        elif bad_rows and position is None:
             raise no_rows(self.stream.name, bad_rows)
 
     def _item(self, row: Row, epoch: int) -> PairItem | BadRow:

@@ -72,6 +72,7 @@ def embed_data(
     progress: Advance | None = None,
     kept: KeptPictures | None = None,
     memory: FeatureMemory | None = None,
+    together: bool = False,
 ) -> EmbeddedData:
     """Embed a source once for all tasks; the captions only if `texts`, for the tasks `needed_by`.
 
@@ -89,6 +90,7 @@ def embed_data(
             max_image_pixels=max_image_pixels,
             progress=progress,
             kept=kept,
+            together=together,
         ),
     )
     positions: list[int] = images.positions.tolist()
@@ -99,7 +101,9 @@ def embed_data(
         if not captions:
             raise DataError(f"{source.name}: {needed_by} needs captions, and it has none")
         features = memory.texts(
-            captions, batch_size, lambda: embed_texts(encoder, captions, batch_size=batch_size, progress=progress)
+            captions,
+            batch_size,
+            lambda: embed_texts(encoder, captions, batch_size=batch_size, progress=progress, together=together),
         )
     return EmbeddedData(
         name=source.name,

@@ -21,7 +21,8 @@ from making_data import (
 
 from mmcontrast.data import PairStream, StreamDataset, open_source, open_stream, stream_loader, train_transform
 from mmcontrast.data.rows import Row
-from mmcontrast.data.stream import shuffled
+from mmcontrast.data.shuffling import ShuffledShare
+from mmcontrast.data.steady import Patience, Unit
 from mmcontrast.errors import DataError
 from mmcontrast.preprocess import ImagePreprocess, decode_image
 from mmcontrast.types import BadRow
@@ -114,7 +115,8 @@ def test_shuffle_buffer() -> None:
     rows.insert(3, BadRow("f", 3, "bad"))
 
     def order(size: int, seed: int) -> list[int]:
-        return [row.index for row in shuffled(rows, size, seed) if isinstance(row, Row)]
+        share = ShuffledShare([Unit(lambda: iter(rows))], Patience(), size, seed)
+        return [row.index for row in share if isinstance(row, Row)]
 
     assert order(1, 0) == list(range(100))
     assert sorted(order(10, 0)) == list(range(100))
