@@ -32,7 +32,7 @@ from fuzz_worker import STATE
 RESULTS = Path(__file__).parents[1] / "results" / "fuzz.json"
 WORKER = Path(__file__).with_name("fuzz_worker.py")
 _MOST_CRASHES = 20
-_START = 120.0  # seconds until a process has loaded its libraries
+_START = 120.0  # seconds until a process has loaded its libraries, or ended after its last input
 
 
 def fuzz(target: str, inputs: int, work: Path, *, seed: int, seconds: float, megabytes: int) -> dict[str, Any]:
@@ -70,16 +70,16 @@ def _watch(words: Sequence[str], state: Path, seconds: float) -> str | None:
     """Start a process and see to it that it gets on; None if it came to the end, else what became of it."""
     with (state.parent / "output.txt").open("wb") as output:
         process = subprocess.Popen(_command(words), stdout=output, stderr=output, env=_environment(words[1]))
-    before, since = -2, time.monotonic()
+    before, since, first, stop = -2, time.monotonic(), int(words[2]), int(words[3])
     while process.poll() is None:
         time.sleep(0.05)
         number = STATE.unpack(state.read_bytes())[0]
         if number != before:
             before, since = number, time.monotonic()
-        elif time.monotonic() - since > (seconds if number >= int(words[2]) else _START):
+        elif time.monotonic() - since > (limit := seconds if first <= number < stop else _START):
             process.kill()
             process.wait()
-            return f"hangs: over {seconds:.0f} seconds"
+            return f"hangs: over {limit:.0f} seconds"
     if process.returncode == 0:
         return None
     return f"ends the process: exit code {process.returncode}"
