@@ -47,6 +47,8 @@ Task = Literal[
     "calibration",
     "image_to_image",
     "text_to_text",
+    "hard_captions",
+    "caption_selection",
 ]
 Positives = Literal["id", "caption", "group", "label"]
 app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")

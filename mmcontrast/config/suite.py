@@ -22,6 +22,8 @@ Task = Literal[
     "calibration",
     "image_to_image",
     "text_to_text",
+    "hard_captions",
+    "caption_selection",
 ]
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmcontrast.errors import DataError
 from mmcontrast.evaluation import metrics
+from mmcontrast.evaluation.embedded import EmbeddedData
 from mmcontrast.evaluation.metrics import Metrics
 from mmcontrast.evaluation.retrieval import RECALL_KS, check_features, check_ks
 from mmcontrast.types import NO_KEY
@@ -62,6 +63,28 @@ def same_kind_metrics(
     values |= {"mean_rank": metrics.mean_rank(found), "median_rank": metrics.median_rank(found)}
     values |= {"map@r": torch.cat(average).mean().item(), "r_precision": torch.cat(precision).mean().item()}
     return values, len(units) - len(found)
+
+
+def same_kind_task(
+    task: str, data: EmbeddedData, positives: str, ks: Sequence[int], strict: bool
+) -> tuple[Metrics, list[str]]:
+    """`image_to_image` or `text_to_text` on a data set with the positives of a rule, and notes."""
+    pictures = task == "image_to_image"
+    if pictures and positives == "id":
+        raise DataError(f"{task}: by id no two pictures belong together: take --positives label, group or caption")
+    keys = data.positive_keys(positives)
+    try:
+        if pictures:
+            found, without = same_kind_metrics(data.image_features, keys.image, ks=ks, strict=strict)
+        else:
+            found, without = same_kind_metrics(data.text_features, keys.text[:, None], ks=ks, strict=strict)
+    except DataError as error:
+        raise DataError(f"{data.name}: {task} with positives by {positives}: {error}") from None
+    what = "pictures" if pictures else "captions"
+    notes = [f"{task}: {without} {what} belong to no other by {positives} and are no queries"] if without else []
+    if undefined := [name for name, value in found.items() if value is None]:
+        notes.append(f"{task}: too few {what} for {', '.join(undefined)}")
+    return found, notes
 
 
 def _share_a_key(queries: Tensor, gallery: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from mmcontrast.data.rows import PairSource
 from mmcontrast.embedding import Advance, Encoder, embed_texts
 from mmcontrast.errors import DataError
 from mmcontrast.evaluation.calibration import calibration
+from mmcontrast.evaluation.caption_selection import select_first_captions, select_hard_captions
 from mmcontrast.evaluation.classnames import prompt_classnames
 from mmcontrast.evaluation.embedded import EmbeddedData as EmbeddedData
 from mmcontrast.evaluation.embedded import embed_data as embed_data
@@ -24,7 +25,7 @@ from mmcontrast.evaluation.positives import check_rule
 from mmcontrast.evaluation.probe_tasks import PROBE_TASKS, run_probes
 from mmcontrast.evaluation.ranking import Ranking
 from mmcontrast.evaluation.retrieval import RECALL_KS, check_ks, rank_pairs, summarise
-from mmcontrast.evaluation.same_kind import same_kind_metrics
+from mmcontrast.evaluation.same_kind import same_kind_task
 from mmcontrast.evaluation.zero_shot import (
     DEFAULT_TEMPLATES,
     ZeroShotResult,
@@ -35,8 +36,18 @@ from mmcontrast.evaluation.zero_shot import (
 )
 from mmcontrast.preprocess import MAX_IMAGE_PIXELS
 
-TASKS = ("retrieval", "zero_shot", *PROBE_TASKS, "geometry", "calibration", "image_to_image", "text_to_text")
-CAPTION_TASKS = ("retrieval", "geometry", "text_to_text")
+TASKS = (
+    "retrieval",
+    "zero_shot",
+    *PROBE_TASKS,
+    "geometry",
+    "calibration",
+    "image_to_image",
+    "text_to_text",
+    "hard_captions",
+    "caption_selection",
+)
+CAPTION_TASKS = ("retrieval", "geometry", "text_to_text", "hard_captions", "caption_selection")
 """Those that need captions."""
 
 
@@ -134,14 +145,19 @@ def run_tasks(
         found = replace(found, rankings=rankings)
     if "geometry" in tasks:
         found.results["geometry"] = geometry(data.image_features, data.text_features, data.text_images, seed=seed)
+    encode = partial(embed_texts, encoder, batch_size=batch_size, together=together)
+    if "hard_captions" in tasks:
+        found.results["hard_captions"], notes = select_hard_captions(data, encode, seed=seed)
+        found.notes.extend(notes)
+    if "caption_selection" in tasks:
+        found.results["caption_selection"] = select_first_captions(data, _caption_columns(source))
     for task in ("image_to_image", "text_to_text"):
         if task in tasks:
-            found.results[task], notes = _same_kind(task, data, positives, ks, strict)
+            found.results[task], notes = same_kind_task(task, data, positives, ks, strict)
             found.notes.extend(notes)
     if "zero_shot" in tasks or "calibration" in tasks:
         names = _class_names(data, classnames)
         spelled = prompt_classnames(names, classnames, words or set())
-        encode = partial(embed_texts, encoder, batch_size=batch_size, together=together)
         weights = class_weights(encode, spelled, templates)
         features, labels, notes = _labelled(data)
         found.notes.extend(notes)
@@ -171,25 +187,10 @@ def _labelled(data: EmbeddedData) -> tuple[Tensor, Tensor, list[str]]:
     return data.image_features[labelled], labels[labelled], notes
 
 
-def _same_kind(
-    task: str, data: EmbeddedData, positives: str, ks: Sequence[int], strict: bool
-) -> tuple[Metrics, list[str]]:
-    pictures = task == "image_to_image"
-    if pictures and positives == "id":
-        raise DataError(f"{task}: by id no two pictures belong together: take --positives label, group or caption")
-    keys = data.positive_keys(positives)
-    try:
-        if pictures:
-            found, without = same_kind_metrics(data.image_features, keys.image, ks=ks, strict=strict)
-        else:
-            found, without = same_kind_metrics(data.text_features, keys.text[:, None], ks=ks, strict=strict)
-    except DataError as error:
-        raise DataError(f"{data.name}: {task} with positives by {positives}: {error}") from None
-    what = "pictures" if pictures else "captions"
-    notes = [f"{task}: {without} {what} belong to no other by {positives} and are no queries"] if without else []
-    if undefined := [name for name, value in found.items() if value is None]:
-        notes.append(f"{task}: too few {what} for {', '.join(undefined)}")
-    return found, notes
+def _caption_columns(source: PairSource) -> int | None:
+    """How many captions a row has, where columns say so; a single column may hold a list."""
+    columns = len(source.columns.captions)
+    return columns if columns > 1 else None
 
 
 def _class_names(data: EmbeddedData, classnames: Mapping[str, str] | Sequence[str] | None) -> list[str]:
