@@ -1,4 +1,4 @@
-"""Two real processes give the loss and the gradients of one."""
+"""Two and four real processes give the loss and the gradients of one."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def batch_of(rows: slice, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, to
     caption_key = torch.tensor([1, 2, 3, 1, 5, 6, 2, 8])  # duplicates across the ranks' border
     # ranks with different numbers of caption columns
     caption_keys = torch.stack([caption_key, torch.tensor([NO_KEY] * 4 + [1, NO_KEY, NO_KEY, NO_KEY])], dim=1)
-    if rows.stop == 4:
+    if rows.stop <= 4:
         caption_keys = caption_keys[:, :1]
     group = torch.tensor([NO_KEY, 9, NO_KEY, NO_KEY, NO_KEY, 9, NO_KEY, NO_KEY])
     label = torch.tensor([0, 1, 0, -1, 1, -1, 2, 3])
@@ -74,6 +74,8 @@ def batch_of(rows: slice, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, to
     ids = torch.randint(0, 30, (8, 5), generator=generator)
     empty = torch.zeros(8, dtype=torch.long)
     ours = [n for n, row in enumerate((1, 6)) if rows.start <= row < rows.stop]
+    places = torch.tensor([(1, 6)[n] - rows.start for n in ours] or [-1])
+    ours = ours or [0]  # all ranks bring along as many; one that is at row -1 counts for nothing
     batch = PairBatch(
         empty[rows],
         ids[rows],
@@ -85,7 +87,7 @@ def batch_of(rows: slice, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, to
         label[rows],
         sibling_ids=ids[[1, 6]][ours],
         sibling_mask=torch.ones(len(ours), 5, dtype=torch.long),
-        sibling_rows=torch.tensor([(1, 6)[n] - rows.start for n in ours]),
+        sibling_rows=places,
     )
     return image[rows], text[rows], sibling[ours], batch
 
@@ -123,16 +125,17 @@ def build() -> TinyEncoder:
     return TinyEncoder()
 
 
-def of_rank(rank: int, case: tuple[Any, ...]) -> tuple[float, list[torch.Tensor]]:
+def of_rank(rank: int, ranks: int, case: tuple[Any, ...]) -> tuple[float, list[torch.Tensor]]:
     model = DistributedDataParallel(build(), find_unused_parameters=True)
-    return loss_and_gradients(case, model, slice(rank * 4, rank * 4 + 4))
+    share = 8 // ranks
+    return loss_and_gradients(case, model, slice(rank * share, (rank + 1) * share))
 
 
-def worker(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    assert distributed.world_size() == 2
-    results = [of_rank(rank, case) for case in CASES]
-    assert distributed.gather_lists([rank]) == [0, 1]
+def worker(rank: int, ranks: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=ranks)
+    assert distributed.world_size() == ranks
+    results = [of_rank(rank, ranks, case) for case in CASES]
+    assert distributed.gather_lists([rank]) == list(range(ranks))
     assert distributed.any_rank(rank == 1, torch.device("cpu"))
     if rank == 0:
         torch.save(results, f"{folder}/results.pt")
@@ -141,8 +144,9 @@ def worker(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def test_two_processes_equal_one(tmp_path: Path) -> None:
-    mp.spawn(worker, args=(str(tmp_path),), nprocs=2)
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_several_processes_equal_one(ranks: int, tmp_path: Path) -> None:
+    mp.spawn(worker, args=(ranks, str(tmp_path)), nprocs=ranks)
     for case, (loss, gradients) in zip(CASES, torch.load(tmp_path / "results.pt"), strict=True):
         expected_loss, expected = loss_and_gradients(case, build(), slice(0, 8))
         assert loss == pytest.approx(expected_loss, rel=1e-6), case
