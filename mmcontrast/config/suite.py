@@ -24,6 +24,7 @@ Task = Literal[
     "text_to_text",
     "hard_captions",
     "caption_selection",
+    "winoground",
 ]
 
 

@@ -26,6 +26,7 @@ from mmcontrast.evaluation.probe_tasks import PROBE_TASKS, run_probes
 from mmcontrast.evaluation.ranking import Ranking
 from mmcontrast.evaluation.retrieval import RECALL_KS, check_ks, rank_pairs, summarise
 from mmcontrast.evaluation.same_kind import same_kind_task
+from mmcontrast.evaluation.winoground import winoground
 from mmcontrast.evaluation.zero_shot import (
     DEFAULT_TEMPLATES,
     ZeroShotResult,
@@ -36,6 +37,8 @@ from mmcontrast.evaluation.zero_shot import (
 )
 from mmcontrast.preprocess import MAX_IMAGE_PIXELS
 
+CAPTION_TASKS = ("retrieval", "geometry", "text_to_text", "hard_captions", "caption_selection", "winoground")
+"""Those that need captions."""
 TASKS = (
     "retrieval",
     "zero_shot",
@@ -46,9 +49,8 @@ TASKS = (
     "text_to_text",
     "hard_captions",
     "caption_selection",
+    "winoground",
 )
-CAPTION_TASKS = ("retrieval", "geometry", "text_to_text", "hard_captions", "caption_selection")
-"""Those that need captions."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,9 @@ def run_tasks(
         found.notes.extend(notes)
     if "caption_selection" in tasks:
         found.results["caption_selection"] = select_first_captions(data, _caption_columns(source))
+    if "winoground" in tasks:
+        found.results["winoground"], notes = winoground(data)
+        found.notes.extend(notes)
     for task in ("image_to_image", "text_to_text"):
         if task in tasks:
             found.results[task], notes = same_kind_task(task, data, positives, ks, strict)
