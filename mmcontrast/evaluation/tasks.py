@@ -38,29 +38,10 @@ from mmcontrast.evaluation.zero_shot import (
 )
 from mmcontrast.preprocess import MAX_IMAGE_PIXELS
 
-CAPTION_TASKS = (
-    "retrieval",
-    "geometry",
-    "text_to_text",
-    "hard_captions",
-    "caption_selection",
-    "winoground",
-    "multi_label",
-)
+_CHOICES = ("hard_captions", "caption_selection", "winoground", "multi_label")
+TASKS = ("retrieval", "zero_shot", *PROBE_TASKS, "geometry", "calibration", "image_to_image", "text_to_text", *_CHOICES)
+CAPTION_TASKS = ("retrieval", "geometry", "text_to_text", *_CHOICES)
 """Those that need captions."""
-TASKS = (
-    "retrieval",
-    "zero_shot",
-    *PROBE_TASKS,
-    "geometry",
-    "calibration",
-    "image_to_image",
-    "text_to_text",
-    "hard_captions",
-    "caption_selection",
-    "winoground",
-    "multi_label",
-)
 
 
 @dataclass(frozen=True)
