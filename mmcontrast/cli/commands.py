@@ -50,6 +50,7 @@ Task = Literal[
     "hard_captions",
     "caption_selection",
     "winoground",
+    "multi_label",
 ]
 Positives = Literal["id", "caption", "group", "label"]
 app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")

@@ -25,6 +25,7 @@ Task = Literal[
     "hard_captions",
     "caption_selection",
     "winoground",
+    "multi_label",
 ]
 
 

@@ -23,8 +23,8 @@ def open_questions(path: str | Path) -> RowSource | None:
 
     SugarCrepe: an object (or list) of {"filename", "caption", "negative_caption"} becomes a picture with two
     captions, the right one first. Winoground: {"image_0", "image_1", "caption_0", "caption_1"}, in a list or one a
-    line, becomes two pictures with their own caption, and one group. Names of pictures start at the file's folder, or at
-    "images" in it; their ending may be left out.
+    line, becomes two pictures with their own caption, and one group. Names of pictures start at the file's folder, or
+    at "images" in it; their ending may be left out.
 
     Raises:
         DataError: an entry lacks a field or holds an empty caption, or no picture is there.

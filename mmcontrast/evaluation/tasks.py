@@ -21,6 +21,7 @@ from mmcontrast.evaluation.embedded import embed_data as embed_data
 from mmcontrast.evaluation.feature_memory import FeatureMemory
 from mmcontrast.evaluation.geometry import geometry
 from mmcontrast.evaluation.metrics import Metrics
+from mmcontrast.evaluation.multi_label import multi_label
 from mmcontrast.evaluation.positives import check_rule
 from mmcontrast.evaluation.probe_tasks import PROBE_TASKS, run_probes
 from mmcontrast.evaluation.ranking import Ranking
@@ -37,20 +38,10 @@ from mmcontrast.evaluation.zero_shot import (
 )
 from mmcontrast.preprocess import MAX_IMAGE_PIXELS
 
-CAPTION_TASKS = ("retrieval", "geometry", "text_to_text", "hard_captions", "caption_selection", "winoground")
+_CHOICES = ("hard_captions", "caption_selection", "winoground", "multi_label")
+TASKS = ("retrieval", "zero_shot", *PROBE_TASKS, "geometry", "calibration", "image_to_image", "text_to_text", *_CHOICES)
+CAPTION_TASKS = ("retrieval", "geometry", "text_to_text", *_CHOICES)
 """Those that need captions."""
-TASKS = (
-    "retrieval",
-    "zero_shot",
-    *PROBE_TASKS,
-    "geometry",
-    "calibration",
-    "image_to_image",
-    "text_to_text",
-    "hard_captions",
-    "caption_selection",
-    "winoground",
-)
 
 
 @dataclass(frozen=True)
@@ -153,6 +144,11 @@ def run_tasks(
         found.notes.extend(notes)
     if "caption_selection" in tasks:
         found.results["caption_selection"] = select_first_captions(data, _caption_columns(source))
+    if "multi_label" in tasks:
+        scores, spellings, notes = multi_label(data, encode, classnames, words or set(), templates)
+        found.results["multi_label"] = scores
+        found.notes.extend(notes)
+        found = replace(found, spelled=spellings, templates=templates)
     if "winoground" in tasks:
         found.results["winoground"], notes = winoground(data)
         found.notes.extend(notes)
@@ -177,8 +173,8 @@ def run_tasks(
             found.results["calibration"] = calibration(logits, labels, seed=seed)
     if train is not None and set(tasks) & set(PROBE_TASKS):
         learnt_from = embed(train, texts=False, memory=train_memory)
-        scores, notes = run_probes(tasks, learnt_from, data, seed=seed)
-        found.results.update(scores)
+        learnt, notes = run_probes(tasks, learnt_from, data, seed=seed)
+        found.results.update(learnt)
         found.notes.extend([*_bad_row_notes(learnt_from), *notes])
     return found
 
