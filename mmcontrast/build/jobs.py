@@ -17,6 +17,7 @@ from mmcontrast.config import load_config
 from mmcontrast.data import PairSource, open_source
 from mmcontrast.data.columns import Wanted
 from mmcontrast.data.kept_pictures import KeptPictures
+from mmcontrast.data.question_files import open_questions
 from mmcontrast.embedding import Advance
 from mmcontrast.errors import DataError, MMContrastError, ModelError
 from mmcontrast.evaluation.feature_memory import FeatureMemory
@@ -65,6 +66,8 @@ class SharedWork:
 def _open(data: PairSource | str | Path, split: str | None, wanted: Wanted) -> PairSource:
     if not isinstance(data, str | Path):
         return data
+    if split is None and wanted == Wanted() and (questions := open_questions(data)) is not None:
+        return questions
     return open_source(
         data,
         split=split,
@@ -104,7 +107,7 @@ def evaluate(
 
     Args:
         model: a model, its folder, or its Hub name.
-        data: anything that `open_source` opens, or an open source.
+        data: anything that `open_source` opens, an open source, or questions in SugarCrepe's or Winoground's format.
         task: one of `mmcontrast.evaluation.tasks.TASKS` ("retrieval", "zero_shot", "linear_probe"...), or several.
         split, image_column, caption_columns, label_column, group_column: as for `open_source`.
         templates: prompts with "{c}" for the class, or a file of them; None takes the model's own, and general ones

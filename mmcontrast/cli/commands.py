@@ -49,6 +49,8 @@ Task = Literal[
     "text_to_text",
     "hard_captions",
     "caption_selection",
+    "winoground",
+    "multi_label",
 ]
 Positives = Literal["id", "caption", "group", "label"]
 app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")

@@ -24,6 +24,8 @@ Task = Literal[
     "text_to_text",
     "hard_captions",
     "caption_selection",
+    "winoground",
+    "multi_label",
 ]
 
 

@@ -67,8 +67,8 @@ def select_first_captions(data: EmbeddedData, width: int | None = None) -> Metri
 
     Args:
         data: pictures with captions.
-        width: captions of one question, two at least; a picture may have several, one after another, as where it stands in several
-            rows. None takes all captions of the picture as one question.
+        width: captions of one question, two at least; a picture may have several questions, one after another, as where
+            it stands in several rows. None takes all captions of the picture as one question.
 
     Returns:
         `text_acc`: share of the wrong captions that score below the right one (CLIP_benchmark's where a question has

@@ -21,11 +21,13 @@ from mmcontrast.evaluation.embedded import embed_data as embed_data
 from mmcontrast.evaluation.feature_memory import FeatureMemory
 from mmcontrast.evaluation.geometry import geometry
 from mmcontrast.evaluation.metrics import Metrics
+from mmcontrast.evaluation.multi_label import multi_label
 from mmcontrast.evaluation.positives import check_rule
 from mmcontrast.evaluation.probe_tasks import PROBE_TASKS, run_probes
 from mmcontrast.evaluation.ranking import Ranking
 from mmcontrast.evaluation.retrieval import RECALL_KS, check_ks, rank_pairs, summarise
 from mmcontrast.evaluation.same_kind import same_kind_task
+from mmcontrast.evaluation.winoground import winoground
 from mmcontrast.evaluation.zero_shot import (
     DEFAULT_TEMPLATES,
     ZeroShotResult,
@@ -36,18 +38,9 @@ from mmcontrast.evaluation.zero_shot import (
 )
 from mmcontrast.preprocess import MAX_IMAGE_PIXELS
 
-TASKS = (
-    "retrieval",
-    "zero_shot",
-    *PROBE_TASKS,
-    "geometry",
-    "calibration",
-    "image_to_image",
-    "text_to_text",
-    "hard_captions",
-    "caption_selection",
-)
-CAPTION_TASKS = ("retrieval", "geometry", "text_to_text", "hard_captions", "caption_selection")
+_CHOICES = ("hard_captions", "caption_selection", "winoground", "multi_label")
+TASKS = ("retrieval", "zero_shot", *PROBE_TASKS, "geometry", "calibration", "image_to_image", "text_to_text", *_CHOICES)
+CAPTION_TASKS = ("retrieval", "geometry", "text_to_text", *_CHOICES)
 """Those that need captions."""
 
 
@@ -151,6 +144,14 @@ def run_tasks(
         found.notes.extend(notes)
     if "caption_selection" in tasks:
         found.results["caption_selection"] = select_first_captions(data, _caption_columns(source))
+    if "multi_label" in tasks:
+        scores, spellings, notes = multi_label(data, encode, classnames, words or set(), templates)
+        found.results["multi_label"] = scores
+        found.notes.extend(notes)
+        found = replace(found, spelled=spellings, templates=templates)
+    if "winoground" in tasks:
+        found.results["winoground"], notes = winoground(data)
+        found.notes.extend(notes)
     for task in ("image_to_image", "text_to_text"):
         if task in tasks:
             found.results[task], notes = same_kind_task(task, data, positives, ks, strict)
@@ -172,8 +173,8 @@ def run_tasks(
             found.results["calibration"] = calibration(logits, labels, seed=seed)
     if train is not None and set(tasks) & set(PROBE_TASKS):
         learnt_from = embed(train, texts=False, memory=train_memory)
-        scores, notes = run_probes(tasks, learnt_from, data, seed=seed)
-        found.results.update(scores)
+        learnt, notes = run_probes(tasks, learnt_from, data, seed=seed)
+        found.results.update(learnt)
         found.notes.extend([*_bad_row_notes(learnt_from), *notes])
     return found
 
