@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Iterable
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from mmcontrast.data.columns import Columns
 from mmcontrast.data.rows import Row
 from mmcontrast.data.sampler import GlobalBatchSampler
-from mmcontrast.data.stream import PairStream, shuffled
+from mmcontrast.data.shuffling import ShuffledShare
+from mmcontrast.data.steady import PATIENCE, Unit
+from mmcontrast.data.stream import PairStream
 from mmcontrast.types import BadRow
 
 quick = settings(derandomize=True, max_examples=80, deadline=None)
@@ -58,8 +60,12 @@ def _unit(first: int, count: int) -> list[Row | BadRow]:
     return rows
 
 
-def numbers(rows: object) -> list[int]:
-    return [row.row for row in rows]  # type: ignore[attr-defined]
+def numbers(rows: Iterable[Row | BadRow]) -> list[int]:
+    return [row.row for row in rows]
+
+
+def numbers_of(units: list[Unit]) -> list[int]:
+    return [number for unit in units for number in numbers(unit())]
 
 
 @quick
@@ -72,21 +78,21 @@ def numbers(rows: object) -> list[int]:
 )
 def test_shares_of_a_stream(counts: list[int], shares: int, seed: int, epoch: int, limit: int | None) -> None:
     starts = [sum(counts[:k]) for k in range(len(counts))]
-    units = [partial(lambda first, n: iter(_unit(first, n)), first, n) for first, n in zip(starts, counts, strict=True)]
+    units = [Unit(lambda first=first, n=n: iter(_unit(first, n))) for first, n in zip(starts, counts, strict=True)]
     stream = PairStream("s", Columns("image", ("caption",)), None, units, limit)
-    found = [numbers(stream.shard(number, shares, seed, epoch)) for number in range(shares)]
+    found = [numbers_of(stream.shard(number, shares, seed, epoch)) for number in range(shares)]
     expected = list(range(sum(counts)))[:limit]
     assert sorted(row for share in found for row in share) == expected
-    assert found == [numbers(stream.shard(number, shares, seed, epoch)) for number in range(shares)]
+    assert found == [numbers_of(stream.shard(number, shares, seed, epoch)) for number in range(shares)]
 
 
 @quick
 @given(st.integers(0, 60), st.integers(0, 20), st.integers(0, 2**40))
 def test_a_buffer_loses_nothing(count: int, size: int, seed: int) -> None:
-    rows = _unit(0, count)
-    found = numbers(shuffled(iter(rows), size, seed))
+    units = [Unit(lambda: iter(_unit(0, count)))]
+    found = numbers(ShuffledShare(units, PATIENCE, size, seed))
     assert sorted(found) == list(range(count))
-    assert found == numbers(shuffled(iter(rows), size, seed))
+    assert found == numbers(ShuffledShare(units, PATIENCE, size, seed))
     # No row comes earlier than the buffer allows.
     good = [i for i in range(count) if i % 7 != 3]
     place = {row: k for k, row in enumerate(row for row in found if row % 7 != 3)}
