@@ -134,18 +134,17 @@ def _checked_image(model: DualEncoder) -> Part:
     except ModelError:
         if not reasons:
             raise
-    raise cannot(_image_name(model, reasons[0]))
+    shortly = reasons[0].partition(":")[0]  # torch goes on with all names of weights
+    raise cannot(f"{_image_name(model)} ({shortly})")
 
 
-def _image_name(model: DualEncoder, reason: str) -> str:
+def _image_name(model: DualEncoder) -> str:
     spec = model.spec.image
     name = spec.name or spec.kwargs.get("timm_model_name")
     if name is None:
-        return f"this image tower ({reason})"
-    only = f"at {spec.image_size} pixels: it hands timm nothing but the name"
-    if spec.library == "timm" and spec.kwargs:
-        return f"{name} of timm with {', '.join(sorted(spec.kwargs))} {only}"
-    return f"{name} of timm {only} ({reason})"
+        return "this image tower"
+    given = f" with {', '.join(sorted(spec.kwargs))}" if spec.kwargs and spec.library == "timm" else ""
+    return f"{name} of timm{given} at {spec.image_size} pixels: it hands timm nothing but the name"
 
 
 def _checked_text(model: DualEncoder) -> Part:
