@@ -43,9 +43,9 @@ def _grids(metrics: Metrics) -> list[dict[str, dict[str, float | None]]]:
     """{row: {column: value}} for each group of rows that have columns in common."""
     rows: dict[str, dict[str, float | None]] = {}
     for metric, value in metrics.items():
-        row, slash, column = metric.rpartition("/")
+        place, slash, column = metric.rpartition("/")
         if slash:
-            rows.setdefault(row, {})[column] = value
+            rows.setdefault(place, {})[column] = value
     grids: list[dict[str, dict[str, float | None]]] = []
     for name, row in rows.items():
         fitting = (grid for grid in grids if any(row.keys() & other.keys() for other in grid.values()))
