@@ -4,8 +4,10 @@ Example: python eval/benchmarks/soak.py --minutes 60
 
 Trains the quickstart's model with guided batches, a calibrator, loader workers, evaluations and checkpoints until the
 time is over, stops it with SIGTERM, and goes on with --resume for a little. Memory is the proportional set size (PSS)
-of the run and all its children, from /proc (Linux). Growth is the median slope between all pairs of samples (Theil and
-Sen) after the first fifth of the time, so that neither caches that fill nor peaks of evaluations count as growth.
+of the run and all its children, from /proc (Linux), without the pages of files: those of libraries are shared with
+whatever else runs on the machine, so that they grow when a neighbour ends. Growth is the median slope between all pairs
+of samples (Theil and Sen) after the first fifth of the time, so that neither caches that fill nor peaks of evaluations
+count as growth.
 """
 
 import argparse
@@ -63,14 +65,12 @@ def look(root: int) -> Sample:
     for number in processes(root):
         folder = Path(f"/proc/{number}")
         try:
-            memory = next(
-                line for line in (folder / "smaps_rollup").read_text().splitlines() if line.startswith("Pss:")
-            )
-            sample["mb"] += int(memory.split()[1]) / 1024
+            memory = dict(line.split(":", 1) for line in (folder / "smaps_rollup").read_text().splitlines()[1:])
+            sample["mb"] += sum(int(memory[part].split()[0]) for part in ("Pss_Anon", "Pss_Shmem")) / 1024
             sample["files"] += len(list((folder / "fd").iterdir()))
             sample["threads"] += len(list((folder / "task").iterdir()))
             sample["processes"] += 1
-        except (OSError, StopIteration):  # gone meanwhile
+        except (OSError, KeyError):  # gone meanwhile
             continue
     return sample
 
