@@ -39,6 +39,7 @@ class RetrievalExample:
         gallery_size: how many items were searched.
         captions: the query's caption, or all captions of a query picture.
         thumbnail: JPEG or PNG bytes of a query picture; for a query text, of the picture it belongs to.
+        best: the best-placed item that belongs to the query, which stands at `rank`.
     """
 
     items: Sequence[RetrievedItem]
@@ -46,6 +47,7 @@ class RetrievalExample:
     gallery_size: int
     captions: Sequence[str] = ()
     thumbnail: bytes | None = None
+    best: RetrievedItem | None = None
 
 
 @dataclass(frozen=True)
