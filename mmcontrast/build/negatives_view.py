@@ -142,10 +142,16 @@ def _batch(found: NegativesInspection, pictures: Pictures) -> ShownBatch:
 
 
 def _reliability(curve: Reliability) -> ShownReliability:
+    numbers = reliability_numbers(curve, "Pairs held against the truth", "the same")
+    return ShownReliability(curve.believed, curve.observed, curve.counts, numbers)
+
+
+def reliability_numbers(curve: Reliability, what: str, truth: str) -> dict[str, str]:
+    """Label -> value of what stands beside a curve of `what`, of which some are `truth`."""
     better = 1 - curve.brier / curve.brier_constant if curve.brier_constant else 0.0
-    numbers = {
-        "Pairs held against the truth": f"{sum(curve.counts):,}",
-        "Share that is the same": _percent(curve.base_rate),
+    return {
+        what: f"{sum(curve.counts):,}",
+        f"Share that is {truth}": _percent(curve.base_rate),
         "Mean probability": _percent(curve.mean),
         "Brier score": f"{curve.brier:.4f}",
         f"Brier score of always saying {_percent(curve.base_rate)}": f"{curve.brier_constant:.4f}",
@@ -153,4 +159,3 @@ def _reliability(curve: Reliability) -> ShownReliability:
         "Calibration error (ECE)": f"{curve.ece:.4f}",
         "AUROC": "–" if curve.auroc is None else f"{curve.auroc:.3f}",
     }
-    return ShownReliability(curve.believed, curve.observed, curve.counts, numbers)

@@ -36,6 +36,7 @@ from mmcontrast.cli.output import (
     write_json,
 )
 from mmcontrast.cli.preparing import config_app, tokenizer_app
+from mmcontrast.cli.reporting import Report, ReportPage, check_report
 from mmcontrast.task_names import Task
 
 Positives = Literal["id", "caption", "group", "label"]
@@ -115,9 +116,11 @@ def evaluate(
     batch_size: BatchSize = 256,
     suite: Annotated[Path | None, typer.Option(help="YAML list of evaluations, instead of --data.")] = None,
     output: JsonOutput = None,
+    report: Report = None,
 ) -> None:
     """Measure retrieval, zero-shot classification, probes and more; JSON is {task: {metric: value}}."""
     check_json_output(output)
+    check_report(report)
     options: dict[str, Any] = {
         "data": data,
         "task": task,
@@ -136,19 +139,24 @@ def evaluate(
     if suite is not None:
         if given:
             raise typer.BadParameter(f"--suite says what to do: leave out {', '.join(given)}")
-        _evaluate_suite(model, suite, output)
+        _evaluate_suite(model, suite, output, report)
         return
     if data is None:
         raise typer.BadParameter("give --data FILE, or --suite FILE")
     from mmcontrast import build
 
     options |= {"task": task or "retrieval", "positives": positives or "id"}
+    shared, page = build.SharedWork(), ReportPage(report, model, batch_size=batch_size)
     with progress("evaluate") as advance:
-        results = build.evaluate(model, batch_size=batch_size, progress=advance, say=show_remark, **options)
-    show_scores(results, output)
+        found = build.run_evaluation(
+            model, batch_size=batch_size, progress=advance, say=show_remark, shared=shared, **options
+        )
+    show_scores(found.results, output)  # before the page: what is measured is kept if that fails
+    page.add(found, shared)
+    page.write()
 
 
-def _evaluate_suite(model: str, path: Path, output: Path | None) -> None:
+def _evaluate_suite(model: str, path: Path, output: Path | None, report: Path | None) -> None:
     from mmcontrast.config import load_suite
 
     suite = load_suite(path)
@@ -156,14 +164,17 @@ def _evaluate_suite(model: str, path: Path, output: Path | None) -> None:
 
     results: dict[str, Mapping[str, float | None]] = {}
     shared = build.SharedWork()  # the model is loaded once, and data that follows itself is embedded once
+    page = ReportPage(report, model, expected=len(suite.tasks))
     for task in suite.tasks:
         options = task.model_dump(exclude={"name"})
         with progress(task.name) as advance:
-            scores = build.evaluate(model, progress=advance, say=show_remark, shared=shared, **options)
-        results[task.name] = scores[task.task]
+            found = build.run_evaluation(model, progress=advance, say=show_remark, shared=shared, **options)
+        results[task.name] = found.results[task.task]
         if output:  # what is measured is kept if a later task fails
             write_json(results, output)
+        page.add(found, shared, name=task.name)
     show_scores(results, output)
+    page.write()
 
 
 app.command(epilog="Example: mmcontrast embed runs/flickr8k/model photos/ --output features")(embed)

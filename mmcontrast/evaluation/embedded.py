@@ -63,9 +63,7 @@ class EmbeddedData:
         """Only the (k,) pictures `rows`, ascending, with their captions."""
         place = torch.full((len(self.positions),), -1, dtype=torch.int64)
         place[rows] = torch.arange(len(rows))
-        texts = (
-            (place[self.text_images] >= 0).nonzero().flatten()
-        )
+        texts = (place[self.text_images] >= 0).nonzero().flatten()
         return replace(
             self,
             image_features=self.image_features[rows],

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from mmcontrast.report.inputs import RetrievalExample
 from mmcontrast.report.map import PictureMap
+from mmcontrast.report.negatives import ShownPair
 
 PAGE_LIMIT = 15_000_000
 """Bytes that a page stays below."""
@@ -116,6 +117,7 @@ class Pane:
         curves: reliability diagrams.
         text_queries, image_queries: captions, or pictures, that looked for others.
         svg: a chart.
+        pairs: suspected false negatives.
         hubs: what stands first too often.
         choices: captions that were taken for right.
         map: pictures and captions on a plane.
@@ -131,6 +133,7 @@ class Pane:
     text_queries: Sequence[RetrievalExample] = ()
     image_queries: Sequence[RetrievalExample] = ()
     svg: Markup | None = None
+    pairs: Sequence[ShownPair] = ()
     hubs: Sequence[Hub] = ()
     choices: Sequence[Choice] = ()
     map: PictureMap | None = None
