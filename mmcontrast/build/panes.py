@@ -38,20 +38,33 @@ def panes(task: str, evaluation: Evaluation, pictures: Pictures, judge: Judge, *
     if task == "hard_captions":
         return hard_caption_panes(evaluation, pictures, judge)
     if details.classified is not None:
-        shown = classified_panes(details.classified, evaluation, pictures, judge)
+        shown = classified_panes(details.classified, evaluation, pictures, judge.logit_scale)
         return [*shown, *map_pane(evaluation, pictures, name)] if task == "zero_shot" else shown
     if details.confidences:
         return [_calibration_pane(details.confidences)]
     return map_pane(evaluation, pictures, name) if task == "geometry" else []
 
 
-def classified_panes(found: Classified, evaluation: Evaluation, pictures: Pictures, judge: Judge) -> list[Pane]:
+def run_panes(evaluation: Evaluation, pictures: Pictures, logit_scale: float) -> dict[str, list[Pane]]:
+    """What the report of a run shows beside its own galleries: task -> panes. Nothing is judged or embedded anew."""
+    found: dict[str, list[Pane]] = {}
+    if "retrieval" in evaluation.results:
+        found["retrieval"] = retrieval_panes(evaluation, pictures, None)
+    if (details := evaluation.details.get("zero_shot")) is not None and details.classified is not None:
+        shown = classified_panes(details.classified, evaluation, pictures, logit_scale)
+        found["zero_shot"] = [pane for pane in shown if not pane.confusion]  # the report has it
+    for last in list(found)[:1]:
+        found[last] += map_pane(evaluation, pictures, "map")
+    return found
+
+
+def classified_panes(found: Classified, evaluation: Evaluation, pictures: Pictures, logit_scale: float) -> list[Pane]:
     """Matrix, bars, confused pairs and mistakes; with probabilities where the classes have prompts."""
     zero_shot = evaluation.zero_shot
     sure = None
     if zero_shot is not None and zero_shot.predictions is found.predictions:
         features = evaluation.data.image_features[found.pictures]
-        sure = confidence(features, zero_shot.weights, found.predictions, found.labels, logit_scale=judge.logit_scale)
+        sure = confidence(features, zero_shot.weights, found.predictions, found.labels, logit_scale=logit_scale)
     classification = Classification(
         found.labels.numpy(),
         found.predictions.numpy(),

@@ -46,6 +46,7 @@ def render_report(inputs: ReportInputs) -> str:
             charts=[(chart.title, chart_svg(chart)) for chart in charts(inputs.history)],
             tables=views.metric_tables(inputs),
             directions=views.direction_tables(inputs),
+            maps=[pane.map for panes in inputs.panes.values() for pane in panes if pane.map],
             confusion=views.confusion_view(inputs.confusion) if inputs.confusion is not None else None,
             bad_row_summary=views.bad_row_summary(inputs.bad_rows),
             max_bad_rows=views.MAX_BAD_ROWS,

@@ -45,9 +45,9 @@ class Build(ModuleType):
         self.note("train", args, kwargs)
         return SimpleNamespace(run_dir=Path(args[0].output), results=SCORES)
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, dict[str, float | None]]:
+    def run_evaluation(self, *args: Any, **kwargs: Any) -> SimpleNamespace:
         self.note("evaluate", args, kwargs)
-        return {kwargs["task"]: {"value": float(len(self.calls))}}
+        return SimpleNamespace(results={kwargs["task"]: {"value": float(len(self.calls))}})
 
     class SharedWork:
         """Handed to all evaluations of a suite."""
@@ -139,6 +139,7 @@ def test_evaluate_writes_json_or_prints_it(build: Build, run: Callable[..., Resu
     result = run(*words, "--output", "deep/out.json")
     ((_, (model,), options),) = build.calls
     assert model == "m"
+    assert isinstance(options.pop("shared"), Build.SharedWork)
     assert options == {
         "data": "val.csv",
         "task": "zero_shot",
