@@ -18,7 +18,7 @@ from mmcontrast.evaluation.tasks import Evaluation
 from mmcontrast.report.histogram import histogram_svg
 from mmcontrast.report.inputs import RetrievedItem
 from mmcontrast.report.panes import Pane
-from mmcontrast.report.retrieval import BEST, CONFUSED, WORST, Searched, hubs
+from mmcontrast.report.retrieval import BEST, CONFUSED, RANDOM, WORST, Searched, hubs
 
 MOST_QUERIES = 2000
 JUDGED = 1000
@@ -70,7 +70,7 @@ def retrieval_panes(evaluation: Evaluation, pictures: Pictures, judge: Judge | N
     drawn = len(text_rows) < len(data.captions) or len(image_rows) < len(data.positions)
     sample = f" Chosen among {MOST_QUERIES:,} queries drawn at random each way." if drawn else ""
     found = []
-    for title, kind, lead in _GALLERIES:
+    for title, kind, lead in _GALLERIES[0 if judge else 1 :]:  # the report of a run has random queries already
         texts, images = text_side.examples(kind), image_side.examples(kind)
         if texts or images:
             found.append(Pane(title, lead + sample, text_queries=texts, image_queries=images))
@@ -84,6 +84,7 @@ def retrieval_panes(evaluation: Evaluation, pictures: Pictures, judge: Judge | N
 
 
 _GALLERIES = (
+    ("Random", RANDOM, "Queries drawn at random, with their best matches: neither good nor bad ones are picked."),
     ("Best", BEST, "Queries that found what belongs to them, and by the widest margin."),
     ("Worst", WORST, "Queries whose own match stands furthest down. The dashed frame shows it."),
     (

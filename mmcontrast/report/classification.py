@@ -105,17 +105,24 @@ def confused_pairs(found: Classification, counts: Integers, shown: _Shown) -> li
     support = counts.sum(axis=1)
     pairs = [(int(i), int(j)) for i, j in np.argwhere((counts > 0) & ~np.eye(len(counts), dtype=bool))]
     pairs.sort(key=lambda pair: (-counts[pair] / support[pair[0]], -counts[pair]))
-    return [
-        ConfusedPair(
-            found.names[i],
-            found.names[j],
-            int(counts[i, j]),
-            int(support[i]),
-            [shown(k) for k in found.surest(_of(found, i, j))[:EXAMPLES]],
-            next((shown(k) for k in found.surest(_of(found, j, j))[:1]), None),
+    likes: dict[int, int] = {}
+    shown_pairs = []
+    for i, j in pairs[:PAIRS]:
+        right = found.surest(_of(found, j, j))
+        like = right[likes.get(j, 0) % len(right)] if len(right) else None  # not the same picture again
+        likes[j] = likes.get(j, 0) + 1
+        examples = [shown(k) for k in found.surest(_of(found, i, j))[:EXAMPLES]]
+        shown_pairs.append(
+            ConfusedPair(
+                found.names[i],
+                found.names[j],
+                int(counts[i, j]),
+                int(support[i]),
+                examples,
+                None if like is None else shown(like),
+            )
         )
-        for i, j in pairs[:PAIRS]
-    ]
+    return shown_pairs
 
 
 def _of(found: Classification, label: int, prediction: int) -> Integers:

@@ -70,9 +70,7 @@ def write_evaluation(page: EvaluationPage, path: str | Path) -> Path:
         text = render_evaluation(version)
         if len(text.encode()) < PAGE_LIMIT:
             return write_page(text, Path(path))
-    raise DataError(
-        f"the report of {len(page.sections)} evaluations is larger than {PAGE_LIMIT // 10**6} MB: take fewer"
-    )
+    raise DataError(f"{len(page.sections)} evaluations are too many for a page of {PAGE_LIMIT // 10**6} MB: take fewer")
 
 
 def _versions(page: EvaluationPage) -> Iterator[EvaluationPage]:

@@ -28,7 +28,7 @@ def histogram_svg(counts: Mapping[str, NDArray[np.int64]], title: str) -> Markup
         return Markup()
     low, high, merged = _window(list(drawn.values()))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.0, 2.9), layout="constrained")
+        figure = Figure(figsize=(4.6, 3.1), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         for (kind, values), colour in zip(drawn.items(), (LINES[2], LINES[0], LINES[6]), strict=False):
@@ -74,5 +74,4 @@ def _dress(axes: Axes) -> None:
     axes.set_ylim(bottom=0)
     axes.tick_params(colors=INK, length=0, labelsize=9)
     axes.set_xlabel("cosine of picture and caption", color=INK)
-    axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=3,
-                handlelength=1.2, columnspacing=1.2)  # fmt: skip
+    axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="lower left", bbox_to_anchor=(0, 1), handlelength=1.2)

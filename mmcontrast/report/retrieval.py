@@ -17,7 +17,7 @@ SHOWN = 6
 """Queries of a kind and direction."""
 _LEAST_HUB = 4
 _TIMES_EXPECTED = 5
-BEST, WORST, CONFUSED = "best", "worst", "confused"
+RANDOM, BEST, WORST, CONFUSED = "random", "best", "worst", "confused"
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def chosen_queries(outcomes: Outcomes, kind: str, count: int, picture: Callable[
 
     Args:
         outcomes: of all that were looked at.
-        kind: "best": right, and most clearly so; "worst": whose answer stands furthest down; "confused": that found
+        kind: "random"; "best": right, and most clearly so; "worst": whose answer stands furthest down; "confused": that found
             something wrong by far closer than their answer, each something else.
         count: at most so many.
         picture: position of a query -> its picture.
@@ -66,16 +66,20 @@ def chosen_queries(outcomes: Outcomes, kind: str, count: int, picture: Callable[
 
 
 def _order(outcomes: Outcomes, kind: str) -> list[int]:
+    places: list[int]
+    if kind == RANDOM:
+        places = torch.randperm(len(outcomes.ranks), generator=torch.Generator().manual_seed(0)).tolist()
+        return places
     margins = outcomes.margins.nan_to_num(posinf=3.0)
     if kind == WORST:
         key = outcomes.ranks.double() * 4 - margins  # by rank, then by margin, which lies between -2 and 2
         order = key.argsort(descending=True, stable=True)
-        places: list[int] = order[outcomes.ranks[order] > 1].tolist()
+        places = order[outcomes.ranks[order] > 1].tolist()
         return places
     order = margins.argsort(descending=kind == BEST, stable=True)
     right = outcomes.ranks[order] == 1
-    kept: list[int] = order[right if kind == BEST else ~right].tolist()
-    return kept
+    places = order[right if kind == BEST else ~right].tolist()
+    return places
 
 
 def _varied(
