@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .embedding import embed as embed
     from .exporting import export_model as export_model
+    from .intervals import interval_document as interval_document
+    from .intervals import scored_intervals as scored_intervals
     from .jobs import SharedWork as SharedWork
     from .jobs import evaluate as evaluate
     from .jobs import holds_quickstart as holds_quickstart
@@ -34,10 +36,12 @@ _FILES = {
     "export_model": "exporting",
     "holds_quickstart": "jobs",
     "inspect_negatives": "negatives",
+    "interval_document": "intervals",
     "merge": "merging",
     "push_to_hub": "pushing",
     "quickstart_config": "jobs",
     "run_evaluation": "jobs",
+    "scored_intervals": "intervals",
     "sweep": "merging",
     "train": "run",
     "train_tokenizer": "tokenizing",
@@ -52,10 +56,12 @@ __all__ = [
     "export_model",
     "holds_quickstart",
     "inspect_negatives",
+    "interval_document",
     "merge",
     "push_to_hub",
     "quickstart_config",
     "run_evaluation",
+    "scored_intervals",
     "sweep",
     "train",
     "train_tokenizer",

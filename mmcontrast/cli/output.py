@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _LONGEST_CELL = 300
 Scores = Mapping[str, Mapping[str, float | None]]
+Ranges = Mapping[str, Mapping[str, tuple[float, float] | None]]
 
 
 def echo(text: str, *, err: bool = False) -> None:
@@ -62,13 +63,13 @@ def show_run(run: Results) -> None:
     """The final scores and where everything lies, once however many processes ran; the JSON is results.json."""
     if os.environ.get("RANK", "0") != "0":
         return
-    _table(run.results)
+    _table(run.results, {})
     echo(f"results: {run.run_dir}/results.json  model: {run.run_dir}/model  report: {run.run_dir}/report.html")
 
 
-def show_scores(results: Scores, output: Path | None) -> None:
-    """A table for people and JSON for programs: in the file, or alone on stdout."""
-    _table(results, stderr=output is None)
+def show_scores(results: Scores, output: Path | None, ranges: Ranges | None = None) -> None:
+    """A table for people, with intervals, and JSON for programs: in the file, or alone on stdout."""
+    _table(results, ranges or {}, stderr=output is None)
     if output is None:
         typer.echo(as_json_text(results), nl=False)
     else:
@@ -224,13 +225,17 @@ def _cell(text: str) -> Text:
     return Text(printable(text if len(text) <= _LONGEST_CELL else text[:_LONGEST_CELL] + "..."))
 
 
-def _table(results: Scores, *, stderr: bool = False) -> None:
+def _table(results: Scores, ranges: Ranges, *, stderr: bool = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("task", "metric", "value")
+    table = Table("task", "metric", "value", *(["95 % interval"] if ranges else []))
     for task, metrics in results.items():
         for metric, value in metrics.items():
-            table.add_row(_cell(task), _cell(metric), "-" if value is None else f"{value:.4g}")
+            cells = [_cell(task), _cell(metric), "-" if value is None else f"{value:.4g}"]
+            if ranges:
+                ends = ranges.get(task, {}).get(metric)
+                cells.append("-" if ends is None else f"{ends[0]:.4g} to {ends[1]:.4g}")
+            table.add_row(*cells)
         table.add_section()
     Console(stderr=stderr).print(table)
