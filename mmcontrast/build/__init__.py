@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .comparing import compare as compare
     from .embedding import embed as embed
     from .exporting import export_model as export_model
     from .intervals import interval_document as interval_document
@@ -31,6 +32,7 @@ _FILES = {
     "Results": "run",
     "SharedWork": "jobs",
     "Sweep": "merging",
+    "compare": "comparing",
     "embed": "embedding",
     "evaluate": "jobs",
     "export_model": "exporting",
@@ -51,6 +53,7 @@ __all__ = [
     "Results",
     "SharedWork",
     "Sweep",
+    "compare",
     "embed",
     "evaluate",
     "export_model",

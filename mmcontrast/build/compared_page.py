@@ -71,7 +71,7 @@ def _duel(place: int, first: Evaluation, other: Evaluation, pictures: _Pictures,
         if ours.classified is not None
     }
     classes = {task: class_contests(ours, theirs) for task, (ours, theirs) in classified.items() if theirs is not None}
-    only_first, only_other = _disputed_pictures(*classified.get("zero_shot", (None, None)), pictures, seed)
+    only_first, only_other = _disputed_pictures(classified.get("zero_shot", (None, None)), pictures, seed)
     to_image, to_text = ([], []) if first.rankings is None else _disputed_queries(first, other, pictures)
     return Duel(place, races, tallies, classes, to_image, to_text, only_first, only_other)
 
@@ -82,9 +82,10 @@ def _is_counted(metric: str, items: Items) -> bool:
 
 
 def _disputed_pictures(
-    first: Classified | None, other: Classified | None, pictures: _Pictures, seed: int
+    both: tuple[Classified | None, Classified | None], pictures: _Pictures, seed: int
 ) -> tuple[list[DisputedPicture], list[DisputedPicture]]:
     """Pictures that only the first, and that only the other classifies rightly, drawn at random."""
+    first, other = both
     if first is None or other is None:
         return [], []
     generator = torch.Generator().manual_seed(seed)

@@ -23,6 +23,7 @@ from mmcontrast.report.comparison import ComparisonPage
 from mmcontrast.report.comparison_page import write_comparison
 
 RESAMPLES = 2000
+MOST = 26  # letters that name them
 NOT_OF_SEEDS = (
     "Intervals and p values speak of these pictures, and of others drawn like them. They do not speak of training: the "
     "same recipe with another seed gives another model, and two such models may differ by more than is chance here."
@@ -61,8 +62,8 @@ def compare(
         ModelError: fewer than two models, or one that cannot be loaded.
         DataError: as `run_evaluation`, and where the models did not see the same pictures.
     """
-    if len(models) < 2:
-        raise ModelError(f"a comparison takes two models at least, not {len(models)}")
+    if not 2 <= len(models) <= MOST:
+        raise ModelError(f"a comparison takes 2 to {MOST} models, not {len(models)}")
     for output in map(Path, outputs):
         if output.suffix.lower() not in (".html", ".md"):
             raise MMContrastError(f"--output {output}: a page ends in .html or .md")
@@ -75,13 +76,14 @@ def compare(
             hear = partial(notes.hear, own, f"{name}: " if len(wanted) > 1 else "")
             found[name].append(run_evaluation(model_of(model), progress=progress, say=hear, shared=shared, **options))
     lines = [*notes.lines(names), *_on_prompts(names, found), *_on_sameness(names, found)]
-    for line in lines if say is not None else []:
-        say(line)
+    if say is not None:
+        for line in lines:
+            say(line)
     compared = compare_evaluations(found, resamples=RESAMPLES, flips=FLIPS, seed=seed, level=LEVEL)
     pages = [data_page(name, several, compared[name], seed=seed) for name, several in found.items()]
     page = ComparisonPage(names, pages, LEVEL, _tests(compared), [NOT_OF_SEEDS, *lines])
-    for output in outputs:
-        write_comparison(page, output)
+    for path in outputs:
+        write_comparison(page, path)
     return _document(page, seed)
 
 

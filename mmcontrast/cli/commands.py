@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from mmcontrast.cli.comparing import compare
 from mmcontrast.cli.embedding import embed
 from mmcontrast.cli.exit_codes import Commands
 from mmcontrast.cli.exporting import export
@@ -175,6 +176,7 @@ def _evaluate_suite(model: str, path: Path, output: Path | None, intervals: Path
     show_scores(results, output, ranges)
 
 
+app.command(epilog="Example: mmcontrast compare runs/first runs/second --output page.html")(compare)
 app.command(epilog="Example: mmcontrast embed runs/flickr8k/model photos/ --output features")(embed)
 
 

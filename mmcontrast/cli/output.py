@@ -94,7 +94,7 @@ def show_negatives(found: Mapping[str, Any], page: Path, json_file: Path | None)
     pairs = Table("p" if found["calibrated"] else "cosine", "caption", "and the other's caption")
     for pair in found["false_negatives"][:5]:
         value = pair["probability"] if found["calibrated"] else pair["cosine"]
-        pairs.add_row(f"{value:.2f}", _cell(pair["caption"]), _cell(pair["other_caption"]))
+        pairs.add_row(f"{value:.2f}", printable_cell(pair["caption"]), printable_cell(pair["other_caption"]))
     console = Console()
     console.print(shares)
     if pairs.row_count:
@@ -218,7 +218,7 @@ def progress(name: str) -> Iterator[Advance]:
         yield Advance(bar, bar.add_task(name, total=None), name, console)
 
 
-def _cell(text: str) -> Text:
+def printable_cell(text: str) -> Text:
     """Text in a table as it stands: no markup, nothing that a terminal would obey."""
     from rich.text import Text
 
@@ -232,10 +232,9 @@ def _table(results: Scores, ranges: Ranges, *, stderr: bool = False) -> None:
     table = Table("task", "metric", "value", *(["95 % interval"] if ranges else []))
     for task, metrics in results.items():
         for metric, value in metrics.items():
-            cells = [_cell(task), _cell(metric), "-" if value is None else f"{value:.4g}"]
-            if ranges:
-                ends = ranges.get(task, {}).get(metric)
-                cells.append("-" if ends is None else f"{ends[0]:.4g} to {ends[1]:.4g}")
-            table.add_row(*cells)
+            ends = ranges.get(task, {}).get(metric)
+            more = ["-" if ends is None else f"{ends[0]:.4g} to {ends[1]:.4g}"] if ranges else []
+            shown = "-" if value is None else f"{value:.4g}"
+            table.add_row(printable_cell(task), printable_cell(metric), shown, *more)
         table.add_section()
     Console(stderr=stderr).print(table)

@@ -33,7 +33,7 @@ def classes_resampling(labels: Counts, predictions: Counts, owner: Counts, pictu
         recall, precision = hits / np.maximum(true, 1), hits / np.maximum(taken, 1)
         f1 = 2 * hits / np.maximum(true + taken, 1)
         with np.errstate(invalid="ignore"):  # no labelled picture drawn: NaN
-            found = {"mean_per_class_recall": recall.sum(axis=1) / (true > 0).sum(axis=1)}
+            found: Statistics = {"mean_per_class_recall": recall.sum(axis=1) / (true > 0).sum(axis=1)}
             counted = (true + taken > 0).sum(axis=1)
             macro = zip(MACRO, (precision, recall, f1), strict=True)
             return found | {name: value.sum(axis=1) / counted for name, value in macro}
