@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mmcontrast.cli.options import BatchSize, CaptionColumns, GroupColumn, ImageColumn, LabelColumn, Split
-from mmcontrast.cli.output import check_json_output, echo, printable_cell, progress, show_remark, write_json
+from mmcontrast.cli.output import check_json_output, echo, progress, show_remark, write_json
+from mmcontrast.cli.score_tables import cell
 from mmcontrast.task_names import Task
 
 MODELS_HELP = "Runs, model folders or Hub names; also open_clip's or transformers'. All are compared with the first."
@@ -99,16 +100,16 @@ def _show(found: Mapping[str, Any]) -> None:
 
     console = Console()
     for name, model in zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", found["models"], strict=False):
-        console.print(printable_cell(f"{name}  {model}"))
+        console.print(cell(f"{name}  {model}"))
     for data, tasks in found["data"].items():
         for task, metrics in tasks.items():
             title = task if len(found["data"]) == 1 else f"{data}: {task}"
-            table = Table("metric", "A", title=printable_cell(title), title_justify="left")
+            table = Table("metric", "A", title=cell(title), title_justify="left")
             for letter in "BCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(found["models"]) - 1]:
                 for heading in (letter, f"{letter} - A", "p (Holm)"):
                     table.add_column(heading)
             for metric, one in metrics.items():
-                table.add_row(printable_cell(metric), *_cells(one))
+                table.add_row(cell(metric), *_cells(one))
             console.print(table)
 
 

@@ -12,20 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from mmcontrast.cli.score_tables import Scores, cell, score_tables
 from mmcontrast.errors import UNPRINTABLE, MMContrastError, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
-    from rich.text import Text
 
     from mmcontrast.build import Results, Sweep
     from mmcontrast.export.formats import Exported
     from mmcontrast.export.hub import Pushed
-
-_LONGEST_CELL = 300
-Scores = Mapping[str, Mapping[str, float | None]]
-Ranges = Mapping[str, Mapping[str, tuple[float, float] | None]]
 
 
 def echo(text: str, *, err: bool = False) -> None:
@@ -63,13 +59,13 @@ def show_run(run: Results) -> None:
     """The final scores and where everything lies, once however many processes ran; the JSON is results.json."""
     if os.environ.get("RANK", "0") != "0":
         return
-    _table(run.results, {})
+    _table(run.results)
     echo(f"results: {run.run_dir}/results.json  model: {run.run_dir}/model  report: {run.run_dir}/report.html")
 
 
 def show_scores(results: Scores, output: Path | None, ranges: Ranges | None = None) -> None:
     """A table for people, with intervals, and JSON for programs: in the file, or alone on stdout."""
-    _table(results, ranges or {}, stderr=output is None)
+    _table(results, ranges, stderr=output is None)
     if output is None:
         typer.echo(as_json_text(results), nl=False)
     else:
@@ -94,7 +90,7 @@ def show_negatives(found: Mapping[str, Any], page: Path, json_file: Path | None)
     pairs = Table("p" if found["calibrated"] else "cosine", "caption", "and the other's caption")
     for pair in found["false_negatives"][:5]:
         value = pair["probability"] if found["calibrated"] else pair["cosine"]
-        pairs.add_row(f"{value:.2f}", printable_cell(pair["caption"]), printable_cell(pair["other_caption"]))
+        pairs.add_row(f"{value:.2f}", cell(pair["caption"]), cell(pair["other_caption"]))
     console = Console()
     console.print(shares)
     if pairs.row_count:
@@ -218,23 +214,9 @@ def progress(name: str) -> Iterator[Advance]:
         yield Advance(bar, bar.add_task(name, total=None), name, console)
 
 
-def printable_cell(text: str) -> Text:
-    """Text in a table as it stands: no markup, nothing that a terminal would obey."""
-    from rich.text import Text
-
-    return Text(printable(text if len(text) <= _LONGEST_CELL else text[:_LONGEST_CELL] + "..."))
-
-
-def _table(results: Scores, ranges: Ranges, *, stderr: bool = False) -> None:
+def _table(results: Scores, ranges: Ranges | None = None, *, stderr: bool = False) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table("task", "metric", "value", *(["95 % interval"] if ranges else []))
-    for task, metrics in results.items():
-        for metric, value in metrics.items():
-            ends = ranges.get(task, {}).get(metric)
-            more = ["-" if ends is None else f"{ends[0]:.4g} to {ends[1]:.4g}"] if ranges else []
-            shown = "-" if value is None else f"{value:.4g}"
-            table.add_row(printable_cell(task), printable_cell(metric), shown, *more)
-        table.add_section()
-    Console(stderr=stderr).print(table)
+    console = Console(stderr=stderr)
+    for table in score_tables(results, ranges):
+        console.print(table)

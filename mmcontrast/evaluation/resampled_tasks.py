@@ -21,6 +21,8 @@ from mmcontrast.evaluation.tasks import Evaluation
 
 _SHARES = ("map@r", "r_precision", "acc1@")  # of items that are no booleans, but means of them
 
+_DROP = "_drop"
+
 
 def evaluation_resamplings(evaluation: Evaluation, *, seed: int = 0) -> dict[str, Resampling]:
     """{task: resampling}, of the tasks that have any metric which can be resampled.
@@ -52,7 +54,8 @@ def task_resampling(metrics: Metrics, details: Details) -> Resampling | None:
     """
     numbers, pictures = _take_part(details)
     every: list[Resampling] = []
-    if items := {name: item for name, item in details.items.items() if metrics.get(name) is not None}:
+    # Items may stand for parts of a metric that are none themselves.
+    if items := {name: item for name, item in details.items.items() if metrics.get(name, 0) is not None}:
         columns = {name: (_values(item), numbers[item.pictures].numpy()) for name, item in items.items()}
         every.append(means(columns, pictures, [name for name, item in items.items() if _is_share(name, item)]))
         every += [
@@ -80,8 +83,12 @@ def task_resampling(metrics: Metrics, details: Details) -> Resampling | None:
         return None
     whole = joined(every)
     for name, of in details.means.items():
-        if defined := [other for other in of if metrics.get(other) is not None]:
+        if defined := [other for other in of if other in items or metrics.get(other) is not None]:
             whole = with_mean(whole, name, defined)
+    for name in metrics:
+        if name.endswith(_DROP):
+            corrupted = name.removesuffix(_DROP)
+            whole = _with_drop(whole, name, f"clean/{corrupted.rpartition('/')[2]}", corrupted)
     return _only(whole, metrics)
 
 
@@ -117,6 +124,20 @@ def _only(one: Resampling, metrics: Metrics) -> Resampling:
 
     parts = {name: part for name, part in one.parts.items() if metrics.get(name) is not None}
     return replace(one, statistics=statistics, parts=parts)
+
+
+def _with_drop(one: Resampling, name: str, clean: str, corrupted: str) -> Resampling:
+    """With the share of the clean score that is lost, see `robustness`."""
+
+    def statistics(counts: Counts) -> Statistics:
+        found = one.statistics(counts)
+        if clean not in found or corrupted not in found:
+            return found
+        with np.errstate(invalid="ignore", divide="ignore"):  # nothing to lose: counts in no interval
+            lost = np.where(found[clean] > 0, 1 - found[corrupted] / found[clean], np.nan)
+        return found | {name: lost}
+
+    return replace(one, statistics=statistics)
 
 
 def _median(name: str, ranks: Floats, owner: Counts, pictures: int) -> Resampling:

@@ -67,7 +67,7 @@ def evaluation() -> Evaluation:
     return run_tasks(
         FakeEncoder(),
         source,
-        [*tasks, "caption_selection", "linear_probe", "knn", "few_shot", "multi_label"],
+        [*tasks, "caption_selection", "linear_probe", "knn", "few_shot", "multi_label", "robustness"],
         positives="group",
         train=train,
         logit_scale=3.0,
