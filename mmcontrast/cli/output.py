@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mmcontrast.cli.score_tables import Scores, cell, score_tables
+from mmcontrast.cli.score_tables import Ranges, Scores, cell, score_tables
 from mmcontrast.errors import UNPRINTABLE, MMContrastError, printable
 
 if TYPE_CHECKING:
