@@ -11,7 +11,7 @@ import typer
 from mmcontrast.cli.options import BatchSize, CaptionColumns, GroupColumn, ImageColumn, LabelColumn, Split
 from mmcontrast.cli.output import check_json_output, echo, progress, show_remark, write_json
 from mmcontrast.cli.score_tables import cell
-from mmcontrast.task_names import Task
+from mmcontrast.task_names import TASKS
 
 MODELS_HELP = "Runs, model folders or Hub names; also open_clip's or transformers'. All are compared with the first."
 
@@ -22,7 +22,8 @@ def compare(
         str | None, typer.Option(help="File, glob, folder or Hub name (default: the runs' own validation data).")
     ] = None,
     tasks: Annotated[
-        list[Task] | None, typer.Option("--task", help="What to measure; repeatable (default: retrieval).")
+        list[str] | None,
+        typer.Option("--task", help=f"What to measure; repeatable (default: retrieval): {', '.join(TASKS)}."),
     ] = None,
     split: Split = None,
     image_column: ImageColumn = None,
@@ -47,12 +48,15 @@ def compare(
     """Compare models on the same pictures: intervals, paired tests, who wins which class and query."""
     if len(models) < 2:
         raise typer.BadParameter("give two models at least: mmcontrast compare A B")
+    for task in tasks or []:
+        if task not in TASKS:
+            raise typer.BadParameter(f"--task {task} is unknown; choose of {', '.join(TASKS)}")
     for page in outputs or []:
         check_json_output(page)
     check_json_output(json_file, "--json")
     options: dict[str, Any] = {
         "data": data,
-        "task": list(tasks or []) or None,
+        "task": tasks or None,
         "split": split,
         "image_column": image_column,
         "caption_columns": caption_columns or None,

@@ -33,10 +33,11 @@ def classes_resampling(labels: Counts, predictions: Counts, owner: Counts, pictu
         recall, precision = hits / np.maximum(true, 1), hits / np.maximum(taken, 1)
         f1 = 2 * hits / np.maximum(true + taken, 1)
         with np.errstate(invalid="ignore"):  # no labelled picture drawn: NaN
-            found: Statistics = {"mean_per_class_recall": recall.sum(axis=1) / (true > 0).sum(axis=1)}
+            per_class: Floats = recall.sum(axis=1) / (true > 0).sum(axis=1)
             counted = (true + taken > 0).sum(axis=1)
             macro = zip(MACRO, (precision, recall, f1), strict=True)
-            return found | {name: value.sum(axis=1) / counted for name, value in macro}
+            means = {name: value.sum(axis=1) / counted for name, value in macro}
+            return {"mean_per_class_recall": per_class, **means}
 
     present, sizes = len(np.unique(labels)), np.bincount(labels, minlength=classes)
     recall_part = np.bincount(owner, right / (present * sizes[labels]), pictures)
