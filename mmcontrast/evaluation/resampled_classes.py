@@ -40,7 +40,8 @@ def classes_resampling(labels: Counts, predictions: Counts, owner: Counts, pictu
             return {"mean_per_class_recall": per_class, **means}
 
     present, sizes = len(np.unique(labels)), np.bincount(labels, minlength=classes)
-    recall_part = np.bincount(owner, right / (present * sizes[labels]), pictures)
+    recall_part = np.zeros(pictures)
+    np.add.at(recall_part, owner, right / (present * sizes[labels]))
     names = ("mean_per_class_recall", *MACRO)
     return Resampling(
         pictures,
