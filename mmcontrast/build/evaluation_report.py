@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,6 @@ from mmcontrast.build.pictures import Pictures, Room
 from mmcontrast.build.remarks import remarks
 from mmcontrast.build.reporting import INTERVALS, chance
 from mmcontrast.embedding import embed_texts
-from mmcontrast.evaluation.intervals import evaluation_intervals
 from mmcontrast.evaluation.tasks import Evaluation
 from mmcontrast.models import DualEncoder
 from mmcontrast.report.evaluation import EvaluationPage, write_evaluation
@@ -34,13 +34,21 @@ class EvaluationReport:
         self._room = PAGE_LIMIT - _RESERVED
         self._sections: list[Section] = []
 
-    def add(self, evaluation: Evaluation, encoder: DualEncoder, *, name: str | None = None) -> None:
+    def add(
+        self,
+        evaluation: Evaluation,
+        encoder: DualEncoder,
+        *,
+        name: str | None = None,
+        intervals: Mapping[str, Mapping[str, tuple[float, float] | None]] | None = None,
+    ) -> None:
         """The tasks of an evaluation, each a section.
 
         Args:
             evaluation: with its source.
             encoder: the model it is of.
             name: of the section, where there is one only; the task by default.
+            intervals: {task: {metric: (low, high)}} of the results.
         """
         share = self._room // max(1, self._left)
         self._left -= 1
@@ -48,11 +56,19 @@ class EvaluationReport:
         for number, task in enumerate(tasks):
             room = Room(share // (len(tasks) - number))
             before = room.left
-            self._sections.append(self._section(task, evaluation, encoder, room, name))
+            self._sections.append(
+                self._section(task, evaluation, encoder, room, name or task, (intervals or {}).get(task, {}))
+            )
             share, self._room = share - (before - room.left), self._room - (before - room.left)
 
     def _section(
-        self, task: str, evaluation: Evaluation, encoder: DualEncoder, room: Room, name: str | None
+        self,
+        task: str,
+        evaluation: Evaluation,
+        encoder: DualEncoder,
+        room: Room,
+        name: str,
+        intervals: Mapping[str, tuple[float, float] | None],
     ) -> Section:
         assert evaluation.source is not None
         data = evaluation.data
@@ -65,13 +81,12 @@ class EvaluationReport:
         shown = panes(
             task, evaluation, Pictures(data, evaluation.source, room), judge, name=f"map-{len(self._sections) + 1}"
         )
-        intervals = evaluation_intervals(evaluation).get(task, {})
         refused = f"{room.refused} pictures are left out, so that the page stays below {PAGE_LIMIT // 10**6} MB"
         facts = {"data": data.name, "pictures": f"{len(data.positions):,}"}
         if data.captions:
             facts["captions"] = f"{len(data.captions):,}"
         return Section(
-            name or task,
+            name,
             task,
             facts,
             results=evaluation.results[task],

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from mmcontrast.cli.comparing import compare
 from mmcontrast.cli.embedding import embed
 from mmcontrast.cli.exit_codes import Commands
 from mmcontrast.cli.exporting import export
@@ -116,10 +117,12 @@ def evaluate(
     batch_size: BatchSize = 256,
     suite: Annotated[Path | None, typer.Option(help="YAML list of evaluations, instead of --data.")] = None,
     output: JsonOutput = None,
+    intervals: Annotated[Path | None, typer.Option(help="Write the 95 % intervals as JSON to this file.")] = None,
     report: Report = None,
 ) -> None:
     """Measure retrieval, zero-shot classification, probes and more; JSON is {task: {metric: value}}."""
     check_json_output(output)
+    check_json_output(intervals, "--intervals")
     check_report(report)
     options: dict[str, Any] = {
         "data": data,
@@ -139,7 +142,7 @@ def evaluate(
     if suite is not None:
         if given:
             raise typer.BadParameter(f"--suite says what to do: leave out {', '.join(given)}")
-        _evaluate_suite(model, suite, output, report)
+        _evaluate_suite(model, suite, output, intervals, report)
         return
     if data is None:
         raise typer.BadParameter("give --data FILE, or --suite FILE")
@@ -151,18 +154,22 @@ def evaluate(
         found = build.run_evaluation(
             model, batch_size=batch_size, progress=advance, say=show_remark, shared=shared, **options
         )
-    show_scores(found.results, output)  # before the page: what is measured is kept if that fails
-    page.add(found, shared)
+    ranges = build.scored_intervals(found)
+    show_scores(found.results, output, ranges)  # before the page: what is measured is kept if that fails
+    if intervals:
+        write_json(build.interval_document(ranges), intervals)
+    page.add(found, shared, ranges)
     page.write()
 
 
-def _evaluate_suite(model: str, path: Path, output: Path | None, report: Path | None) -> None:
+def _evaluate_suite(model: str, path: Path, output: Path | None, intervals: Path | None, report: Path | None) -> None:
     from mmcontrast.config import load_suite
 
     suite = load_suite(path)
     from mmcontrast import build
 
     results: dict[str, Mapping[str, float | None]] = {}
+    ranges: dict[str, dict[str, tuple[float, float] | None]] = {}
     shared = build.SharedWork()  # the model is loaded once, and data that follows itself is embedded once
     page = ReportPage(report, model, expected=len(suite.tasks))
     for task in suite.tasks:
@@ -170,13 +177,18 @@ def _evaluate_suite(model: str, path: Path, output: Path | None, report: Path | 
         with progress(task.name) as advance:
             found = build.run_evaluation(model, progress=advance, say=show_remark, shared=shared, **options)
         results[task.name] = found.results[task.task]
+        found_ranges = build.scored_intervals(found)
+        ranges[task.name] = found_ranges[task.task]
         if output:  # what is measured is kept if a later task fails
             write_json(results, output)
-        page.add(found, shared, name=task.name)
-    show_scores(results, output)
+        if intervals:
+            write_json(build.interval_document(ranges), intervals)
+        page.add(found, shared, found_ranges, name=task.name)
+    show_scores(results, output, ranges)
     page.write()
 
 
+app.command(epilog="Example: mmcontrast compare runs/first runs/second --output page.html")(compare)
 app.command(epilog="Example: mmcontrast embed runs/flickr8k/model photos/ --output features")(embed)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,10 +35,17 @@ class ReportPage:
 
         self._page = EvaluationReport(model, expected=expected, batch_size=batch_size)
 
-    def add(self, evaluation: Evaluation, shared: SharedWork, *, name: str | None = None) -> None:
-        """A section for each task of an evaluation."""
+    def add(
+        self,
+        evaluation: Evaluation,
+        shared: SharedWork,
+        intervals: Mapping[str, Mapping[str, tuple[float, float] | None]],
+        *,
+        name: str | None = None,
+    ) -> None:
+        """A section for each task of an evaluation, with the intervals of its metrics."""
         if self._path is not None:
-            self._page.add(evaluation, shared.encoder(self._model), name=name)
+            self._page.add(evaluation, shared.encoder(self._model), name=name, intervals=intervals)
 
     def write(self) -> None:
         """Write the page and say where it is, on stderr: stdout may be JSON."""

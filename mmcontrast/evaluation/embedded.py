@@ -76,6 +76,29 @@ class EmbeddedData:
         )
 
 
+def select_rows(data: EmbeddedData, pictures: Tensor, captions: Tensor) -> EmbeddedData:
+    """Some pictures and some of their captions as a data set of their own.
+
+    Args:
+        data: all of them.
+        pictures: (k,) int64, ascending.
+        captions: (j,) int64, ascending; each of one of these pictures.
+    """
+    place = torch.full((len(data.positions),), -1)
+    place[pictures] = torch.arange(len(pictures))
+    rows = pictures.tolist()
+    return replace(
+        data,
+        image_features=data.image_features[pictures],
+        positions=data.positions[pictures],
+        text_features=data.text_features[captions],
+        captions=[data.captions[caption] for caption in captions.tolist()],
+        text_images=place[data.text_images[captions]],
+        labels=[data.labels[row] for row in rows],
+        groups=[data.groups[row] for row in rows],
+    )
+
+
 def embed_data(
     encoder: Encoder,
     source: PairSource,

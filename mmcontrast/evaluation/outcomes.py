@@ -77,7 +77,8 @@ class Details:
     Attributes:
         items: {metric: items}, the metric being their mean; `..._median_rank` is the median of the values of
             `..._mean_rank`.
-        means: {metric: metrics}, the metric being the plain mean of those others that are not None.
+        means: {metric: others}, the metric being the plain mean of those others that are not None; they are metrics or
+            names of `items`, and may be means themselves.
         classified: for recall per class, precision and F1.
         confidences: {"ece": before, "ece_calibrated": after} a temperature.
         label_scores: for mean average precision.
@@ -126,6 +127,7 @@ def ranking_items(prefix: str, ranking: Ranking, pictures: Tensor, recalls: Metr
     ]
     values = {f"{start}{k}": ranking.ranks <= k for k in ks}
     values |= {f"{prefix}mean_rank": ranking.ranks, f"{prefix}map@r": ranking.precision}
+    values |= {f"{prefix}r_precision": ranking.r_precision}
     return {name: Items(value, pictures) for name, value in values.items()}
 
 

@@ -53,8 +53,8 @@ def chosen_queries(outcomes: Outcomes, kind: str, count: int, picture: Callable[
 
     Args:
         outcomes: of all that were looked at.
-        kind: "random"; "best": right, and most clearly so; "worst": whose answer stands furthest down; "confused": that found
-            something wrong by far closer than their answer, each something else.
+        kind: "random"; "best": right, and most clearly so; "worst": whose answer stands furthest down; "confused": that
+            found something wrong by far closer than their answer, each something else.
         count: at most so many.
         picture: position of a query -> its picture.
     """
