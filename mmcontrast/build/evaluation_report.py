@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from mmcontrast.build.panes import Judge, panes
+from mmcontrast.build.panes import panes
 from mmcontrast.build.pictures import Pictures, Room
 from mmcontrast.build.remarks import remarks
 from mmcontrast.build.reporting import INTERVALS, chance
+from mmcontrast.build.search_panes import Judge
 from mmcontrast.embedding import embed_texts
 from mmcontrast.evaluation.tasks import Evaluation
 from mmcontrast.models import DualEncoder

@@ -82,7 +82,7 @@ def _places(parts: list[Tensor]) -> tuple[list[NDArray[np.float32]], float]:
     """(k, d) features of each modality to (k, 2): each centred, and both along the directions of the pictures."""
     centred = [part - part.mean(dim=0) for part in parts]
     points, explained = project(torch.cat(centred))
-    return [part.numpy() for part in points.split([len(part) for part in parts])], explained
+    return [part.numpy() for part in torch.split(points, [len(part) for part in parts])], explained
 
 
 def _classes(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from mmcontrast.build.negatives_view import shown_pairs
@@ -106,7 +107,7 @@ def _inspect(evaluation: Evaluation, judge: Judge) -> NegativesInspection | None
 
 
 def _cosine_pane(search: Search, rows: Tensor, inspection: NegativesInspection | None) -> Pane:
-    found = histogram(map(search, rows.split(256))) if inspection is None else inspection.cosines
+    found = histogram(map(search, torch.split(rows, 256))) if inspection is None else inspection.cosines
     lead = (
         "How close pictures and captions are. Each kind has the same area, whatever its number of pairs (in brackets). "
         f"{_means(found)} The less the two hills overlap, the better."

@@ -38,7 +38,7 @@ def confidence(
     """
     predicted, true = [], []
     for features, guess, label in zip(
-        image_features.split(_CHUNK), predictions.split(_CHUNK), labels.split(_CHUNK), strict=True
+        *(torch.split(part, _CHUNK) for part in (image_features, predictions, labels)), strict=True
     ):
         shares = (logit_scale / 100 * zero_shot_logits(features, weights)).softmax(dim=1)  # (chunk, c)
         predicted.append(shares.gather(1, guess[:, None]).squeeze(1))

@@ -75,7 +75,7 @@ def same_kind(features: Tensor, keys: Tensor) -> Search:
 def outcomes(search: Search, queries: Tensor, gallery: int) -> Outcomes:
     """Search for (q,) queries in a gallery of so many; those without an answer are left out."""
     found = []
-    for rows in queries.split(max(1, _ELEMENTS // max(1, gallery))):
+    for rows in torch.split(queries, max(1, _ELEMENTS // max(1, gallery))):
         scores, positive = search(rows)
         answerable = positive.any(dim=1)
         rows, scores, positive = rows[answerable], scores[answerable], positive[answerable]

@@ -115,17 +115,20 @@ def picture_map(
     fitted = np.split(_percent(np.concatenate(places)), np.cumsum([len(part) for part in places])[:-1])
     hues = _hues(classes, () if anchors is None else anchors[1])
     sheet, tiles, small = _sheet(pictures, tile)
+    texts = [(None, None)] * len(pictures) if text_points is None else fitted[1].tolist()
     dots = [
         Dot(
-            *map(float, fitted[0][i]),
-            *((None, None) if text_points is None else map(float, fitted[1][i])),
-            hues.get(classes[i]) if classes else None,
-            classes[i] if classes and kind == "class" else "",
-            captions[i] if captions else "",
-            100 * (i % tiles) / max(1, tiles - 1),
-            100 * (i // tiles) / max(1, tiles - 1),
+            x=x,
+            y=y,
+            text_x=text_x,
+            text_y=text_y,
+            hue=hues.get(classes[i]) if classes else None,
+            title=classes[i] if classes and kind == "class" else "",
+            caption=captions[i] if captions else "",
+            column=100 * (i % tiles) / max(1, tiles - 1),
+            row=100 * (i // tiles) / max(1, tiles - 1),
         )
-        for i in range(len(pictures))
+        for i, ((x, y), (text_x, text_y)) in enumerate(zip(fitted[0].tolist(), texts, strict=True))
     ]
     named = () if anchors is None else zip(fitted[-1], anchors[1], strict=True)
     counts = Counter(name for name in classes if name)
