@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from .pushing import push_to_hub as push_to_hub
     from .run import Results as Results
     from .run import train as train
+    from .searching import open_search as open_search
+    from .searching import search as search
+    from .serving import open_demo as open_demo
 
 _FILES = {
     "Results": "run",
@@ -34,8 +37,11 @@ _FILES = {
     "holds_quickstart": "jobs",
     "inspect_negatives": "negatives",
     "merge": "merging",
+    "open_demo": "serving",
+    "open_search": "searching",
     "push_to_hub": "pushing",
     "quickstart_config": "jobs",
+    "search": "searching",
     "sweep": "merging",
     "train": "run",
     "train_tokenizer": "jobs",
@@ -51,8 +57,11 @@ __all__ = [
     "holds_quickstart",
     "inspect_negatives",
     "merge",
+    "open_demo",
+    "open_search",
     "push_to_hub",
     "quickstart_config",
+    "search",
     "sweep",
     "train",
     "train_tokenizer",
