@@ -25,6 +25,13 @@ FLAGS = (
     "--disable-component-update", "--disable-sync", "--no-proxy-server", "--hide-scrollbars",
 )  # fmt: skip
 
+_MIDDLE = """(() => {
+  const element = document.querySelector(%s);
+  element.scrollIntoView({block: "center"});
+  const box = element.getBoundingClientRect();
+  return [box.x + box.width / 2, box.y + box.height / 2];
+})()"""
+
 
 def find_chromium() -> str:
     """Path of a browser, or a skip that says how to give one."""
@@ -113,10 +120,7 @@ class Chromium:
 
     def click(self, selector: str) -> None:
         """A click of the mouse on the middle of an element."""
-        at = self.run(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
-            " e.scrollIntoView({block: 'center'}); const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
-        )
+        at = self.run(_MIDDLE % json.dumps(selector))
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=at[0], y=at[1], button="left", clickCount=1)
 

@@ -32,7 +32,7 @@ BOMB = b"\x89PNG\r\n\x1a\n" + b"".join(
 def tokenizer() -> SentencePieceTokenizer:
     """Of words for the pictures."""
     corpus = [f"{n} {c} {s} on white" for n in ("a", "one", "the") for c in COLOURS for s in SHAPES]
-    return SentencePieceTokenizer(train_sentencepiece(corpus, 120), CONTEXT)
+    return SentencePieceTokenizer(train_sentencepiece(corpus, 300), CONTEXT)
 
 
 def tiny_model(seed: int = 0) -> DualEncoder:

@@ -116,8 +116,9 @@ def open_search(
         Interrupted: Ctrl-C or SIGTERM came; what is embedded is kept.
     """
     collection = open_collection(data, split=split, image_column=image_column, caption_columns=caption_columns)
-    for note in collection.notes if say else ():
-        say(note)
+    for note in collection.notes:
+        if say:
+            say(note)
     encoder = load_encoder(model)
     digest = model_digest(encoder)
     folder = index_folder(collection, digest, index)

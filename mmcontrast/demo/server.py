@@ -86,6 +86,7 @@ def _application(gradio: Any, blocks: Any, sock: socket.socket) -> Any:
         allowed_paths=[],
         max_file_size=MAX_UPLOAD,
         show_error=True,
+        ssr_mode=False,
         **looks(gradio),
     )
 

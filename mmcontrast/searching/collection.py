@@ -69,7 +69,7 @@ def open_collection(
     folder = Path(data).expanduser()
     if folder.is_dir():
         try:
-            next(os.scandir(folder), None)
+            os.scandir(folder).close()
         except OSError as error:
             raise DataError(f"{folder}: cannot be read: {error.strerror}") from None
         if split is None and has_pictures(folder):

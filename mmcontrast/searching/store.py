@@ -211,7 +211,7 @@ def _packed(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
 
 def _unpacked(data: Tensor, ends: Tensor) -> list[str]:
     content, stops = data.numpy().tobytes(), ends.tolist()
-    starts = [0, *stops[:-1]]
+    starts = [0, *stops][:-1]
     if stops and (stops[-1] != len(content) or any(map(operator.gt, starts, stops))):
         raise ValueError("places of texts that can be none")
     return [content[start:stop].decode("utf-8", "surrogatepass") for start, stop in zip(starts, stops, strict=True)]

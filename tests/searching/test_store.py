@@ -18,7 +18,7 @@ from mmcontrast.searching.store import Rows
 
 def rows(*names: str, value: float = 1.0) -> Rows:
     states = [(len(name), 10**18 + i) for i, name in enumerate(names)]
-    return Rows(list(names), states, torch.full((len(names), 3), value), ["" for _ in names])
+    return Rows(list(names), states, torch.full((len(names), 3), float(value)), ["" for _ in names])
 
 
 def assert_equal(found: Rows, expected: Rows) -> None:
