@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .jobs import evaluate as evaluate
     from .jobs import holds_quickstart as holds_quickstart
     from .jobs import quickstart_config as quickstart_config
-    from .jobs import train_tokenizer as train_tokenizer
+    from .jobs import run_evaluation as run_evaluation
     from .merging import Sweep as Sweep
     from .merging import merge as merge
     from .merging import sweep as sweep
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .searching import open_search as open_search
     from .searching import search as search
     from .serving import open_demo as open_demo
+    from .tokenizing import train_tokenizer as train_tokenizer
 
 _FILES = {
     "Results": "run",
@@ -41,10 +42,11 @@ _FILES = {
     "open_search": "searching",
     "push_to_hub": "pushing",
     "quickstart_config": "jobs",
+    "run_evaluation": "jobs",
     "search": "searching",
     "sweep": "merging",
     "train": "run",
-    "train_tokenizer": "jobs",
+    "train_tokenizer": "tokenizing",
 }
 
 __all__ = [
@@ -61,6 +63,7 @@ __all__ = [
     "open_search",
     "push_to_hub",
     "quickstart_config",
+    "run_evaluation",
     "search",
     "sweep",
     "train",
