@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import itertools
 import json
 import os
 import select
 import shutil
 import signal
-import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -55,18 +55,21 @@ class Chromium:
         self.requests: list[str] = []
         self.complaints: list[str] = []
         self._ids, self._rest = itertools.count(1), b""
-        ours_in, theirs_out = os.pipe()
-        theirs_in, ours_out = os.pipe()
-        self._in, self._out = ours_in, ours_out
-        command = [binary, *FLAGS, f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}", "about:blank"]
-        self._log = (profile / "log.txt").open("wb")
-        self._process = subprocess.Popen(
-            # The browser reads from descriptor 3 and writes to 4.
-            ["/bin/sh", "-c", f'exec "$0" "$@" 3<&{theirs_in} 4>&{theirs_out}', *command],
-            pass_fds=(theirs_in, theirs_out), stdout=self._log, stderr=self._log, start_new_session=True,
-        )  # fmt: skip
-        os.close(theirs_in)
-        os.close(theirs_out)
+        self._in, theirs_out = _high_pipe()
+        theirs_in, self._out = _high_pipe()
+        self._log = profile / "log.txt"
+        log = os.open(self._log, os.O_WRONLY | os.O_CREAT)
+        # The browser reads from descriptor 3 and writes to 4.
+        places = ((theirs_in, 3), (theirs_out, 4), (log, 1), (log, 2))
+        self._process = os.posix_spawn(
+            binary,
+            [binary, *FLAGS, f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}", "about:blank"],
+            os.environ,
+            file_actions=[(os.POSIX_SPAWN_DUP2, ours, theirs) for ours, theirs in places],
+            setpgroup=0,
+        )
+        for descriptor in (theirs_in, theirs_out, log):
+            os.close(descriptor)
         target = self._call("Target.getTargets")["targetInfos"]
         page = next(info["targetId"] for info in target if info["type"] == "page")
         self._session = self._call("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
@@ -81,9 +84,8 @@ class Chromium:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # of its own session: the browser and its helpers
-        self._process.wait()
-        self._log.close()
+            os.killpg(self._process, signal.SIGKILL)  # a group of their own: the browser and its helpers
+        os.waitpid(self._process, 0)
         os.close(self._in)
         os.close(self._out)
 
@@ -166,8 +168,19 @@ class Chromium:
             ready, _, _ = select.select([self._in], [], [], 60)
             data = os.read(self._in, 1 << 20) if ready else b""
             if not data:
-                raise AssertionError(f"the browser ended or says nothing: see {self._log.name}")
+                raise AssertionError(
+                    f"the browser ended or says nothing: see {self._log}: {self._log.read_text()[-500:]}"
+                )
             self._rest += data
         line, _, self._rest = self._rest.partition(b"\0")
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+
+def _high_pipe() -> tuple[int, int]:
+    """A pipe whose descriptors are far from those of the browser."""
+    ends = os.pipe()
+    high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 100) for end in ends]
+    for end in ends:
+        os.close(end)
+    return high[0], high[1]

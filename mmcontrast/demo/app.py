@@ -114,9 +114,13 @@ def _classes(gradio: Any, session: Session) -> None:
 
 
 def _upload(gradio: Any, name: str) -> Any:
-    return gradio.Image(
+    """A field for a picture, whose value is the path of the uploaded file as it came."""
+    field = gradio.Image(
         label="Picture", type="filepath", image_mode=None, sources=["upload", "clipboard"], height=280, elem_id=name
     )
+    # gradio itself would decode it, whatever its size; that is ours to do, and to refuse.
+    field.preprocess = lambda uploaded: None if uploaded is None else uploaded.path
+    return field
 
 
 def _count(gradio: Any) -> Any:

@@ -30,6 +30,7 @@ def reserve(host: str, port: int) -> socket.socket:
     Raises:
         MMContrastError: the port is in use, or the address is none of this machine.
     """
+    found = None
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         found = socket.socket(family, kind)
@@ -37,6 +38,8 @@ def reserve(host: str, port: int) -> socket.socket:
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
     except OSError as error:
+        if found is not None:
+            found.close()
         why = error.strerror or str(error)
         raise MMContrastError(
             f"cannot listen on {host}, port {port} ({why}): give another --port; 0 takes a free one"

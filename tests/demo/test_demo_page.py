@@ -10,9 +10,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from chromium_pipe import Chromium, find_chromium
@@ -57,9 +59,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         "TMPDIR": str(above / "tmp"),
         "OMP_NUM_THREADS": "1",
     }
+    log = (above / "stderr.txt").open("w")
     process = subprocess.Popen(
         [sys.executable, "-m", "mmcontrast", "demo", str(above / "model"), str(folder), "--port", "0"],
-        env=environment, stdout=subprocess.PIPE, stderr=(above / "stderr.txt").open("w"), text=True,
+        env=environment, stdout=subprocess.PIPE, stderr=log, text=True,
     )  # fmt: skip
     assert process.stdout is not None
     found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
@@ -73,6 +76,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     finally:
         process.kill()
         process.wait()
+        process.stdout.close()
+        log.close()
 
 
 @pytest.fixture(scope="module")
@@ -126,14 +131,15 @@ def test_uploads_that_are_too_large(client: Any, tmp_path: Path) -> None:
 def get(served: Served, path: str, host: str = "127.0.0.1") -> tuple[int, dict[str, str], bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=20)
     connection.request("GET", path, headers={"Host": f"{host}:{served.port}"})
-    answer = connection.getresponse()
-    return answer.status, {key.lower(): value for key, value in answer.getheaders()}, answer.read()
+    with closing(connection):
+        answer = connection.getresponse()
+        return answer.status, {key.lower(): value for key, value in answer.getheaders()}, answer.read()
 
 
 def test_no_file_is_served_but_what_was_found(served: Served, client: Any) -> None:
     for path in (served.folder / "00.png", served.model / "config.json", Path("/etc/passwd"), Path("pyproject.toml")):
         for route in (f"/gradio_api/file={path}", f"/file={path}", f"/gradio_api/file=../../{path}"):
-            status, _, body = get(served, route)
+            status, _, body = get(served, quote(route))
             assert status in (403, 404), (route, status)
             assert b"root:" not in body
 

@@ -90,7 +90,7 @@ def test_probabilities_of_classes(session: Session, tmp_path: Path) -> None:
         prompts = model.encode_text([t.replace("{c}", name) for t in module.DEFAULT_TEMPLATES])
         mean = prompts.mean(dim=0)
         logits.append(model.logit_scale.exp() * (mean / mean.norm()) @ image)
-    expected = torch.softmax(torch.cat(logits), dim=0)
+    expected = torch.softmax(torch.stack(logits), dim=0)
     torch.testing.assert_close(torch.tensor(list(found.values())), expected.detach(), atol=1e-5, rtol=0)
 
 
