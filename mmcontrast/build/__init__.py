@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .jobs import evaluate as evaluate
     from .jobs import holds_quickstart as holds_quickstart
     from .jobs import quickstart_config as quickstart_config
-    from .jobs import train_tokenizer as train_tokenizer
+    from .jobs import run_evaluation as run_evaluation
     from .merging import Sweep as Sweep
     from .merging import merge as merge
     from .merging import sweep as sweep
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .pushing import push_to_hub as push_to_hub
     from .run import Results as Results
     from .run import train as train
+    from .tokenizing import train_tokenizer as train_tokenizer
 
 _FILES = {
     "Results": "run",
@@ -36,9 +37,10 @@ _FILES = {
     "merge": "merging",
     "push_to_hub": "pushing",
     "quickstart_config": "jobs",
+    "run_evaluation": "jobs",
     "sweep": "merging",
     "train": "run",
-    "train_tokenizer": "jobs",
+    "train_tokenizer": "tokenizing",
 }
 
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "merge",
     "push_to_hub",
     "quickstart_config",
+    "run_evaluation",
     "sweep",
     "train",
     "train_tokenizer",
