@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from mmcontrast.cli.comparing import compare
 from mmcontrast.cli.embedding import embed
 from mmcontrast.cli.exit_codes import Commands
 from mmcontrast.cli.exporting import export
@@ -36,6 +37,7 @@ from mmcontrast.cli.output import (
     write_json,
 )
 from mmcontrast.cli.preparing import config_app, tokenizer_app
+from mmcontrast.cli.searching import demo, search
 from mmcontrast.task_names import Task
 
 Positives = Literal["id", "caption", "group", "label"]
@@ -115,9 +117,11 @@ def evaluate(
     batch_size: BatchSize = 256,
     suite: Annotated[Path | None, typer.Option(help="YAML list of evaluations, instead of --data.")] = None,
     output: JsonOutput = None,
+    intervals: Annotated[Path | None, typer.Option(help="Write the 95 % intervals as JSON to this file.")] = None,
 ) -> None:
     """Measure retrieval, zero-shot classification, probes and more; JSON is {task: {metric: value}}."""
     check_json_output(output)
+    check_json_output(intervals, "--intervals")
     options: dict[str, Any] = {
         "data": data,
         "task": task,
@@ -136,7 +140,7 @@ def evaluate(
     if suite is not None:
         if given:
             raise typer.BadParameter(f"--suite says what to do: leave out {', '.join(given)}")
-        _evaluate_suite(model, suite, output)
+        _evaluate_suite(model, suite, output, intervals)
         return
     if data is None:
         raise typer.BadParameter("give --data FILE, or --suite FILE")
@@ -144,28 +148,36 @@ def evaluate(
 
     options |= {"task": task or "retrieval", "positives": positives or "id"}
     with progress("evaluate") as advance:
-        results = build.evaluate(model, batch_size=batch_size, progress=advance, say=show_remark, **options)
-    show_scores(results, output)
+        found = build.run_evaluation(model, batch_size=batch_size, progress=advance, say=show_remark, **options)
+    ranges = build.scored_intervals(found)
+    show_scores(found.results, output, ranges)
+    if intervals:
+        write_json(build.interval_document(ranges), intervals)
 
 
-def _evaluate_suite(model: str, path: Path, output: Path | None) -> None:
+def _evaluate_suite(model: str, path: Path, output: Path | None, intervals: Path | None) -> None:
     from mmcontrast.config import load_suite
 
     suite = load_suite(path)
     from mmcontrast import build
 
     results: dict[str, Mapping[str, float | None]] = {}
+    ranges: dict[str, dict[str, tuple[float, float] | None]] = {}
     shared = build.SharedWork()  # the model is loaded once, and data that follows itself is embedded once
     for task in suite.tasks:
         options = task.model_dump(exclude={"name"})
         with progress(task.name) as advance:
-            scores = build.evaluate(model, progress=advance, say=show_remark, shared=shared, **options)
-        results[task.name] = scores[task.task]
+            found = build.run_evaluation(model, progress=advance, say=show_remark, shared=shared, **options)
+        results[task.name] = found.results[task.task]
+        ranges[task.name] = build.scored_intervals(found)[task.task]
         if output:  # what is measured is kept if a later task fails
             write_json(results, output)
-    show_scores(results, output)
+        if intervals:
+            write_json(build.interval_document(ranges), intervals)
+    show_scores(results, output, ranges)
 
 
+app.command(epilog="Example: mmcontrast compare runs/first runs/second --output page.html")(compare)
 app.command(epilog="Example: mmcontrast embed runs/flickr8k/model photos/ --output features")(embed)
 
 
@@ -210,6 +222,8 @@ def negatives(
 
 app.command(epilog="Example: mmcontrast export runs/flickr8k/model --format all --output exported")(export)
 app.command(epilog="Example: mmcontrast merge start tuned/model --sweep 0,0.1,...,1 --data val.csv --output mix")(merge)
+app.command(epilog='Example: mmcontrast search runs/flickr8k/model photos/ "a red bus" --output found.html')(search)
+app.command(epilog="Example: mmcontrast demo runs/flickr8k/model photos/")(demo)
 
 
 def _with_output(overrides: list[str] | None, output: Path | None) -> list[str]:
