@@ -13,6 +13,7 @@ from mmcontrast.cli.comparing import compare
 from mmcontrast.cli.embedding import embed
 from mmcontrast.cli.exit_codes import Commands
 from mmcontrast.cli.exporting import export
+from mmcontrast.cli.heat_maps import heatmap
 from mmcontrast.cli.merging import merge
 from mmcontrast.cli.options import (
     MODEL_HELP,
@@ -38,6 +39,7 @@ from mmcontrast.cli.output import (
 )
 from mmcontrast.cli.preparing import config_app, tokenizer_app
 from mmcontrast.cli.reporting import Report, ReportPage, check_report
+from mmcontrast.cli.searching import demo, search
 from mmcontrast.task_names import Task
 
 Positives = Literal["id", "caption", "group", "label"]
@@ -232,7 +234,10 @@ def negatives(
 
 
 app.command(epilog="Example: mmcontrast export runs/flickr8k/model --format all --output exported")(export)
+app.command(epilog='Example: mmcontrast heatmap runs/vit/model dog.jpg "a dog" "grass" --output map.html')(heatmap)
 app.command(epilog="Example: mmcontrast merge start tuned/model --sweep 0,0.1,...,1 --data val.csv --output mix")(merge)
+app.command(epilog='Example: mmcontrast search runs/flickr8k/model photos/ "a red bus" --output found.html')(search)
+app.command(epilog="Example: mmcontrast demo runs/flickr8k/model photos/")(demo)
 
 
 def _with_output(overrides: list[str] | None, output: Path | None) -> list[str]:
