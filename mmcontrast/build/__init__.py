@@ -9,8 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .comparing import compare as compare
     from .embedding import embed as embed
     from .exporting import export_model as export_model
+    from .heat_maps import heatmap as heatmap
+    from .intervals import interval_document as interval_document
+    from .intervals import scored_intervals as scored_intervals
     from .jobs import SharedWork as SharedWork
     from .jobs import evaluate as evaluate
     from .jobs import holds_quickstart as holds_quickstart
@@ -23,21 +27,31 @@ if TYPE_CHECKING:
     from .pushing import push_to_hub as push_to_hub
     from .run import Results as Results
     from .run import train as train
+    from .searching import open_search as open_search
+    from .searching import search as search
+    from .serving import open_demo as open_demo
     from .tokenizing import train_tokenizer as train_tokenizer
 
 _FILES = {
     "Results": "run",
     "SharedWork": "jobs",
     "Sweep": "merging",
+    "compare": "comparing",
     "embed": "embedding",
     "evaluate": "jobs",
     "export_model": "exporting",
+    "heatmap": "heat_maps",
     "holds_quickstart": "jobs",
     "inspect_negatives": "negatives",
+    "interval_document": "intervals",
     "merge": "merging",
+    "open_demo": "serving",
+    "open_search": "searching",
     "push_to_hub": "pushing",
     "quickstart_config": "jobs",
     "run_evaluation": "jobs",
+    "scored_intervals": "intervals",
+    "search": "searching",
     "sweep": "merging",
     "train": "run",
     "train_tokenizer": "tokenizing",
@@ -47,15 +61,22 @@ __all__ = [
     "Results",
     "SharedWork",
     "Sweep",
+    "compare",
     "embed",
     "evaluate",
     "export_model",
+    "heatmap",
     "holds_quickstart",
     "inspect_negatives",
+    "interval_document",
     "merge",
+    "open_demo",
+    "open_search",
     "push_to_hub",
     "quickstart_config",
     "run_evaluation",
+    "scored_intervals",
+    "search",
     "sweep",
     "train",
     "train_tokenizer",

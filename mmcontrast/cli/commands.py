@@ -9,9 +9,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from mmcontrast.cli.comparing import compare
 from mmcontrast.cli.embedding import embed
 from mmcontrast.cli.exit_codes import Commands
 from mmcontrast.cli.exporting import export
+from mmcontrast.cli.heat_maps import heatmap
 from mmcontrast.cli.merging import merge
 from mmcontrast.cli.options import (
     MODEL_HELP,
@@ -36,6 +38,8 @@ from mmcontrast.cli.output import (
     write_json,
 )
 from mmcontrast.cli.preparing import config_app, tokenizer_app
+from mmcontrast.cli.reporting import Report, ReportPage, check_report
+from mmcontrast.cli.searching import demo, search
 from mmcontrast.task_names import Task
 
 Positives = Literal["id", "caption", "group", "label"]
@@ -115,9 +119,13 @@ def evaluate(
     batch_size: BatchSize = 256,
     suite: Annotated[Path | None, typer.Option(help="YAML list of evaluations, instead of --data.")] = None,
     output: JsonOutput = None,
+    intervals: Annotated[Path | None, typer.Option(help="Write the 95 % intervals as JSON to this file.")] = None,
+    report: Report = None,
 ) -> None:
     """Measure retrieval, zero-shot classification, probes and more; JSON is {task: {metric: value}}."""
     check_json_output(output)
+    check_json_output(intervals, "--intervals")
+    check_report(report)
     options: dict[str, Any] = {
         "data": data,
         "task": task,
@@ -136,36 +144,53 @@ def evaluate(
     if suite is not None:
         if given:
             raise typer.BadParameter(f"--suite says what to do: leave out {', '.join(given)}")
-        _evaluate_suite(model, suite, output)
+        _evaluate_suite(model, suite, output, intervals, report)
         return
     if data is None:
         raise typer.BadParameter("give --data FILE, or --suite FILE")
     from mmcontrast import build
 
     options |= {"task": task or "retrieval", "positives": positives or "id"}
+    shared, page = build.SharedWork(), ReportPage(report, model, batch_size=batch_size)
     with progress("evaluate") as advance:
-        results = build.evaluate(model, batch_size=batch_size, progress=advance, say=show_remark, **options)
-    show_scores(results, output)
+        found = build.run_evaluation(
+            model, batch_size=batch_size, progress=advance, say=show_remark, shared=shared, **options
+        )
+    ranges = build.scored_intervals(found)
+    show_scores(found.results, output, ranges)  # before the page: what is measured is kept if that fails
+    if intervals:
+        write_json(build.interval_document(ranges), intervals)
+    page.add(found, shared, ranges)
+    page.write()
 
 
-def _evaluate_suite(model: str, path: Path, output: Path | None) -> None:
+def _evaluate_suite(model: str, path: Path, output: Path | None, intervals: Path | None, report: Path | None) -> None:
     from mmcontrast.config import load_suite
 
     suite = load_suite(path)
     from mmcontrast import build
 
     results: dict[str, Mapping[str, float | None]] = {}
+    ranges: dict[str, dict[str, tuple[float, float] | None]] = {}
     shared = build.SharedWork()  # the model is loaded once, and data that follows itself is embedded once
+    page = ReportPage(report, model, expected=len(suite.tasks))
     for task in suite.tasks:
         options = task.model_dump(exclude={"name"})
         with progress(task.name) as advance:
-            scores = build.evaluate(model, progress=advance, say=show_remark, shared=shared, **options)
-        results[task.name] = scores[task.task]
+            found = build.run_evaluation(model, progress=advance, say=show_remark, shared=shared, **options)
+        results[task.name] = found.results[task.task]
+        found_ranges = build.scored_intervals(found)
+        ranges[task.name] = found_ranges[task.task]
         if output:  # what is measured is kept if a later task fails
             write_json(results, output)
-    show_scores(results, output)
+        if intervals:
+            write_json(build.interval_document(ranges), intervals)
+        page.add(found, shared, found_ranges, name=task.name)
+    show_scores(results, output, ranges)
+    page.write()
 
 
+app.command(epilog="Example: mmcontrast compare runs/first runs/second --output page.html")(compare)
 app.command(epilog="Example: mmcontrast embed runs/flickr8k/model photos/ --output features")(embed)
 
 
@@ -209,7 +234,10 @@ def negatives(
 
 
 app.command(epilog="Example: mmcontrast export runs/flickr8k/model --format all --output exported")(export)
+app.command(epilog='Example: mmcontrast heatmap runs/vit/model dog.jpg "a dog" "grass" --output map.html')(heatmap)
 app.command(epilog="Example: mmcontrast merge start tuned/model --sweep 0,0.1,...,1 --data val.csv --output mix")(merge)
+app.command(epilog='Example: mmcontrast search runs/flickr8k/model photos/ "a red bus" --output found.html')(search)
+app.command(epilog="Example: mmcontrast demo runs/flickr8k/model photos/")(demo)
 
 
 def _with_output(overrides: list[str] | None, output: Path | None) -> list[str]:
