@@ -8,7 +8,7 @@ quickstart: .venv/.installed
 	$(BIN)/mmcontrast quickstart --output runs/quickstart
 
 test: .venv/.installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .
