@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .converting import to_webdataset as to_webdataset
     from .embedding import embed as embed
     from .exporting import export_model as export_model
     from .jobs import SharedWork as SharedWork
@@ -37,6 +38,7 @@ _FILES = {
     "push_to_hub": "pushing",
     "quickstart_config": "jobs",
     "sweep": "merging",
+    "to_webdataset": "converting",
     "train": "run",
     "train_tokenizer": "jobs",
 }
@@ -54,6 +56,7 @@ __all__ = [
     "push_to_hub",
     "quickstart_config",
     "sweep",
+    "to_webdataset",
     "train",
     "train_tokenizer",
 ]

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from mmcontrast.cli.converting import data_app
 from mmcontrast.cli.embedding import embed
 from mmcontrast.cli.exit_codes import Commands
 from mmcontrast.cli.exporting import export
@@ -56,6 +57,7 @@ Positives = Literal["id", "caption", "group", "label"]
 app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(config_app, name="config")
+app.add_typer(data_app, name="data")
 
 
 def _version(wanted: bool) -> None:

@@ -121,10 +121,12 @@ def collect(
     *,
     label_names: list[str] | None = None,
     limit: int | None = None,
+    captions_optional: bool = False,
 ) -> RowSource:
     """Sort rows into usable and bad ones, and make a source of the former.
 
-    Rows that name the same picture file are one row with several captions: index = image.
+    Rows that name the same picture file are one row with several captions: index = image. A row without a caption is
+    a bad one where there are columns of captions, unless `captions_optional`.
 
     Raises:
         DataError: no usable row is left.
@@ -135,7 +137,7 @@ def collect(
     first_with: dict[tuple[str, str | None], int] = {}
     for position, raw in enumerate(islice(raw_rows, limit)):
         texts = clean_captions(raw.captions)
-        if raw.problem is None and columns.captions and not texts:
+        if raw.problem is None and columns.captions and not texts and not captions_optional:
             raw.problem = f"no caption: {', '.join(map(repr, columns.captions))} empty or missing"
         raw.problem = raw.problem or pictures.problem(position)
         if raw.problem is not None:
