@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mmcontrast"
 
 FLOORS = [
-    {"errors"},
+    {"errors", "task_names"},
     {"types"},
     {"config", "preprocess", "distributed"},
     {"losses", "negatives", "evaluation.metrics"},

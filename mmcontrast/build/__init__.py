@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .jobs import evaluate as evaluate
     from .jobs import holds_quickstart as holds_quickstart
     from .jobs import quickstart_config as quickstart_config
-    from .jobs import train_tokenizer as train_tokenizer
+    from .jobs import run_evaluation as run_evaluation
     from .merging import Sweep as Sweep
     from .merging import merge as merge
     from .merging import sweep as sweep
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .pushing import push_to_hub as push_to_hub
     from .run import Results as Results
     from .run import train as train
+    from .tokenizing import train_tokenizer as train_tokenizer
 
 _FILES = {
     "Results": "run",
@@ -37,10 +38,11 @@ _FILES = {
     "merge": "merging",
     "push_to_hub": "pushing",
     "quickstart_config": "jobs",
+    "run_evaluation": "jobs",
     "sweep": "merging",
     "to_webdataset": "converting",
     "train": "run",
-    "train_tokenizer": "jobs",
+    "train_tokenizer": "tokenizing",
 }
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "merge",
     "push_to_hub",
     "quickstart_config",
+    "run_evaluation",
     "sweep",
     "to_webdataset",
     "train",

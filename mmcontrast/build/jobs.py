@@ -1,17 +1,15 @@
-"""What is done with models and data outside a training run: evaluate, train a tokenizer."""
+"""What is done with models and data outside a training run."""
 
 from __future__ import annotations
 
 import importlib.resources
-import itertools
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from mmcontrast.build.captions import all_captions, known_words
+from mmcontrast.build.captions import known_words
 from mmcontrast.build.remarks import remarks
 from mmcontrast.config import load_config
 from mmcontrast.data import PairSource, open_source
@@ -21,11 +19,11 @@ from mmcontrast.data.question_files import open_questions
 from mmcontrast.embedding import Advance
 from mmcontrast.errors import DataError, MMContrastError, ModelError
 from mmcontrast.evaluation.feature_memory import FeatureMemory
-from mmcontrast.evaluation.tasks import CAPTION_TASKS, run_tasks
+from mmcontrast.evaluation.tasks import Evaluation, run_tasks
 from mmcontrast.evaluation.zero_shot import load_classnames, load_templates
-from mmcontrast.models import DualEncoder, SentencePieceTokenizer, save_tokenizer, train_sentencepiece
+from mmcontrast.models import DualEncoder
+from mmcontrast.task_names import CAPTION_TASKS
 
-_NO_LIMIT = 1 << 20
 WORKERS = 2
 """Processes that decode pictures; fewer where there are fewer processors."""
 
@@ -103,12 +101,60 @@ def evaluate(
     say: Callable[[str], object] | None = None,
     shared: SharedWork | None = None,
 ) -> dict[str, dict[str, float | None]]:
+    """Run one or several tasks on a data set; arguments as `run_evaluation`.
+
+    Returns:
+        {task: {metric: value}}; None where a metric is not defined.
+    """
+    return run_evaluation(
+        model,
+        data,
+        task,
+        split=split,
+        image_column=image_column,
+        caption_columns=caption_columns,
+        label_column=label_column,
+        group_column=group_column,
+        templates=templates,
+        classnames=classnames,
+        positives=positives,
+        train_data=train_data,
+        train_split=train_split,
+        batch_size=batch_size,
+        ks=ks,
+        progress=progress,
+        say=say,
+        shared=shared,
+    ).results
+
+
+def run_evaluation(
+    model: DualEncoder | str | Path,
+    data: PairSource | str | Path,
+    task: str | Sequence[str] = "retrieval",
+    *,
+    split: str | None = None,
+    image_column: str | None = None,
+    caption_columns: Sequence[str] | None = None,
+    label_column: str | None = None,
+    group_column: str | None = None,
+    templates: Sequence[str] | str | Path | None = None,
+    classnames: Mapping[str, str] | Sequence[str] | str | Path | None = None,
+    positives: str = "id",
+    train_data: PairSource | str | Path | None = None,
+    train_split: str | None = None,
+    batch_size: int = 256,
+    ks: Sequence[int] = (1, 5, 10),
+    progress: Advance | None = None,
+    say: Callable[[str], object] | None = None,
+    shared: SharedWork | None = None,
+) -> Evaluation:
     """Run one or several tasks on a data set.
 
     Args:
         model: a model, its folder, or its Hub name.
         data: anything that `open_source` opens, an open source, or questions in SugarCrepe's or Winoground's format.
-        task: one of `mmcontrast.evaluation.tasks.TASKS` ("retrieval", "zero_shot", "linear_probe"...), or several.
+        task: one of `mmcontrast.task_names.TASKS` ("retrieval", "zero_shot", "linear_probe"...), or several.
         split, image_column, caption_columns, label_column, group_column: as for `open_source`.
         templates: prompts with "{c}" for the class, or a file of them; None takes the model's own, and general ones
             if it has none.
@@ -123,7 +169,7 @@ def evaluate(
         shared: handed to several calls, it keeps model and features, so that the same data is embedded once only.
 
     Returns:
-        {task: {metric: value}}; None where a metric is not defined.
+        The results, and all that a report or a comparison makes of them.
     """
     # What is quick to check comes first: a misspelt file should not cost the loading of a model.
     if not all(k >= 1 for k in ks):
@@ -164,7 +210,7 @@ def evaluate(
     if say is not None:
         for line in [*left_out(source), *([] if train is None else left_out(train)), *remarks(evaluation)]:
             say(line)
-    return evaluation.results
+    return evaluation
 
 
 def left_out(source: PairSource) -> list[str]:
@@ -174,54 +220,6 @@ def left_out(source: PairSource) -> list[str]:
     first = source.bad_rows[0]
     total = len(source) + len(source.bad_rows)
     return [f"{len(source.bad_rows)} of {total} rows are left out; the first is row {first.row}: {first.reason}"]
-
-
-def train_tokenizer(
-    data: PairSource | str | Path,
-    output: str | Path,
-    vocab_size: int = 4000,
-    *,
-    split: str | None = None,
-    image_column: str | None = None,
-    caption_columns: Sequence[str] | None = None,
-    context_length: int = 32,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Train a SentencePiece tokenizer on the captions of a data set and save it.
-
-    Returns:
-        A summary: captions, vocab_size, mean and longest caption in tokens.
-
-    Raises:
-        ModelError: the folder holds something already.
-    """
-    folder = Path(output)
-    if folder.exists() and any(folder.iterdir()):
-        raise ModelError(f"{folder} is not empty: give another --output, or remove it")
-    source = data
-    if isinstance(source, str | Path):
-        source = open_source(source, split=split, image_column=image_column, caption_columns=caption_columns)
-    vocabulary = train_sentencepiece(all_captions(source), vocab_size, seed=seed)
-    tokenizer = SentencePieceTokenizer(vocabulary, context_length)
-    save_tokenizer(tokenizer, folder)
-    lengths = caption_lengths(SentencePieceTokenizer(vocabulary, _NO_LIMIT), all_captions(source))
-    return {
-        "captions": len(lengths),
-        "vocab_size": tokenizer.vocab_size,
-        "mean_tokens": round(sum(lengths) / len(lengths), 2),
-        "longest_tokens": max(lengths),
-        "context_length": context_length,
-        "truncated": sum(length > context_length for length in lengths),
-    }
-
-
-def caption_lengths(tokenizer: SentencePieceTokenizer, captions: Iterable[str]) -> list[int]:
-    """Tokens of each caption, begin and end marks included."""
-    lengths: list[int] = []
-    captions = iter(captions)
-    while chunk := list(itertools.islice(captions, 1024)):
-        lengths += tokenizer(chunk).attention_mask.sum(dim=1).tolist()
-    return lengths
 
 
 def load_encoder(model: DualEncoder | str | Path) -> DualEncoder:

@@ -37,22 +37,8 @@ from mmcontrast.cli.output import (
     write_json,
 )
 from mmcontrast.cli.preparing import config_app, tokenizer_app
+from mmcontrast.task_names import Task
 
-Task = Literal[
-    "retrieval",
-    "zero_shot",
-    "linear_probe",
-    "knn",
-    "few_shot",
-    "geometry",
-    "calibration",
-    "image_to_image",
-    "text_to_text",
-    "hard_captions",
-    "caption_selection",
-    "winoground",
-    "multi_label",
-]
 Positives = Literal["id", "caption", "group", "label"]
 app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 app.add_typer(tokenizer_app, name="tokenizer")

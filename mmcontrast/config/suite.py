@@ -11,22 +11,7 @@ from pydantic_core import PydanticCustomError
 from mmcontrast.config.document import read_document
 from mmcontrast.config.load import validate
 from mmcontrast.config.section import Count, Section, Text
-
-Task = Literal[
-    "retrieval",
-    "zero_shot",
-    "linear_probe",
-    "knn",
-    "few_shot",
-    "geometry",
-    "calibration",
-    "image_to_image",
-    "text_to_text",
-    "hard_captions",
-    "caption_selection",
-    "winoground",
-    "multi_label",
-]
+from mmcontrast.task_names import Task
 
 
 class SuiteTask(Section):

@@ -10,6 +10,7 @@ from torch import Tensor
 from mmcontrast.errors import DataError
 from mmcontrast.evaluation import metrics
 from mmcontrast.evaluation.metrics import Metrics
+from mmcontrast.evaluation.outcomes import Confidences, Details, Items, TaskResult
 from mmcontrast.evaluation.reliability import reliability
 
 BINS = 15
@@ -32,6 +33,13 @@ def calibration(logits: Tensor, labels: Tensor, *, bins: int = BINS, seed: int =
     Raises:
         DataError: fewer than two pictures or classes, or a label out of range.
     """
+    return calibration_task(logits, labels, torch.arange(len(logits)), bins=bins, seed=seed).metrics
+
+
+def calibration_task(
+    logits: Tensor, labels: Tensor, pictures: Tensor, *, bins: int = BINS, seed: int = 0
+) -> TaskResult:
+    """As `calibration`, with what became of each measured picture; (n,) numbers of the `pictures`."""
     metrics.check_labels(labels, len(logits), logits.shape[1])
     if len(logits) < 2 or logits.shape[1] < 2:
         raise DataError(
@@ -40,9 +48,17 @@ def calibration(logits: Tensor, labels: Tensor, *, bins: int = BINS, seed: int =
     order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(seed))
     fitted, measured = order[: len(order) // 2], order[len(order) // 2 :]
     temperature = fit_temperature(logits[fitted], labels[fitted])
-    before = calibration_metrics(logits[measured], labels[measured], bins=bins)
-    after = calibration_metrics(logits[measured] / temperature, labels[measured], bins=bins)
-    return before | {"temperature": temperature} | {f"{name}_calibrated": value for name, value in after.items()}
+    found: Metrics = {}
+    items: dict[str, Items] = {}
+    confidences = {}
+    for suffix, scale in (("", 1.0), ("_calibrated", temperature)):
+        values, (probabilities, right) = _by_picture(logits[measured] / scale, labels[measured])
+        found |= {f"ece{suffix}": reliability(probabilities, right, bins).ece}
+        found |= {f"{name}{suffix}": value.mean().item() for name, value in values.items()}
+        items |= {f"{name}{suffix}": Items(value, pictures[measured]) for name, value in values.items()}
+        confidences[f"ece{suffix}"] = Confidences(probabilities, right, pictures[measured])
+        found.setdefault("temperature", temperature)
+    return TaskResult(found, Details(items, confidences=confidences))
 
 
 def calibration_metrics(logits: Tensor, labels: Tensor, *, bins: int = BINS) -> Metrics:
@@ -53,17 +69,21 @@ def calibration_metrics(logits: Tensor, labels: Tensor, *, bins: int = BINS) -> 
         `brier`: squared distance between the probabilities and the truth, summed over the classes: 0 to 2.
         `nll`: negative log-likelihood of the labels.
     """
+    values, (probabilities, right) = _by_picture(logits, labels)
+    means: Metrics = {name: value.mean().item() for name, value in values.items()}
+    return {"ece": reliability(probabilities, right, bins).ece} | means
+
+
+def _by_picture(logits: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
+    """(n,) brier and nll, and the (n,) probability of the best class and whether it is right."""
     logs = logits.double().log_softmax(dim=1)
     probabilities = logs.exp()
     right = metrics.predicted_classes(logits, labels) == labels
     own = probabilities.gather(1, labels[:, None]).squeeze(1)
     # |p - truth|^2 = |p|^2 - 2 p(label) + 1
-    brier = (probabilities.square().sum(dim=1) - 2 * own + 1).mean().item()
-    return {
-        "ece": reliability(probabilities.amax(dim=1), right, bins).ece,
-        "brier": brier,
-        "nll": -logs.gather(1, labels[:, None]).mean().item(),
-    }
+    brier = probabilities.square().sum(dim=1) - 2 * own + 1
+    nll = -logs.gather(1, labels[:, None]).squeeze(1)
+    return {"brier": brier, "nll": nll}, (probabilities.amax(dim=1), right)
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:

@@ -12,6 +12,7 @@ from mmcontrast.evaluation import metrics
 from mmcontrast.evaluation.embedded import EmbeddedData
 from mmcontrast.evaluation.hard_captions import KINDS, hard_captions
 from mmcontrast.evaluation.metrics import Metrics
+from mmcontrast.evaluation.outcomes import Details, Items, TaskResult
 from mmcontrast.evaluation.retrieval import check_features
 
 
@@ -30,14 +31,12 @@ def chosen_right(images: Tensor, right: Tensor, wrong: Tensor) -> Tensor:
     return (units * good).sum(dim=1) > (units * bad).sum(dim=1)
 
 
-def select_hard_captions(
-    data: EmbeddedData, encode: Callable[[list[str]], Tensor], *, seed: int = 0
-) -> tuple[Metrics, list[str]]:
+def select_hard_captions(data: EmbeddedData, encode: Callable[[list[str]], Tensor], *, seed: int = 0) -> TaskResult:
     """Each caption against the wrong ones that `hard_captions` makes of it.
 
     Returns:
         `text_acc`, the share of the wrong captions that score below their right one, and `text_acc_KIND` of each
-        kind, None where there are none of it; and notes.
+        kind, None where there are none of it.
 
     Raises:
         DataError: no wrong caption can be made.
@@ -52,17 +51,21 @@ def select_hard_captions(
     place = {text: number for number, text in enumerate(texts)}
     wrong = encode(texts)[[place[hard.text] for hard in made]]
     source = torch.tensor([hard.place for hard in made])
-    right = chosen_right(data.image_features[data.text_images[source]], data.text_features[source], wrong)
+    pictures = data.text_images[source]
+    right = chosen_right(data.image_features[pictures], data.text_features[source], wrong)
     found: Metrics = {"text_acc": right.double().mean().item()}
+    items = {"text_acc": Items(right, pictures)}
     counts = []
     for kind in KINDS:
         own = torch.tensor([hard.kind == kind for hard in made])
         found[f"text_acc_{kind}"] = right[own].double().mean().item() if own.any() else None
+        if own.any():
+            items[f"text_acc_{kind}"] = Items(right[own], pictures[own])
         counts.append(f"{int(own.sum())} of {kind}")
-    return found, [f"hard_captions: {len(made)} wrong captions: {', '.join(counts)}"]
+    return TaskResult(found, Details(items), [f"hard_captions: {len(made)} wrong captions: {', '.join(counts)}"])
 
 
-def select_first_captions(data: EmbeddedData, width: int | None = None) -> Metrics:
+def select_first_captions(data: EmbeddedData, width: int | None = None) -> TaskResult:
     """The first caption of each picture against those that follow, which are wrong.
 
     Args:
@@ -91,4 +94,6 @@ def select_first_captions(data: EmbeddedData, width: int | None = None) -> Metri
     first = features[:, :1].expand(-1, width - 1, -1)
     right = chosen_right(data.image_features[owners.flatten()], first.flatten(0, 1), features[:, 1:].flatten(0, 1))
     by_question = right.view(-1, width - 1).all(dim=1)
-    return {"text_acc": right.double().mean().item(), "question_acc": by_question.double().mean().item()}
+    items = {"text_acc": Items(right, owners.flatten()), "question_acc": Items(by_question, owners[:, 0])}
+    found: Metrics = {name: item.values.double().mean().item() for name, item in items.items()}
+    return TaskResult(found, Details(items))

@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from mmcontrast.errors import DataError
 from mmcontrast.evaluation.metrics import Metrics
+from mmcontrast.evaluation.outcomes import Details, Items, TaskResult
 from mmcontrast.evaluation.retrieval import best_matches, check_features
 
 MAX_ROWS = 20_000
@@ -39,16 +40,24 @@ def geometry(
         `image_hubness`, `text_hubness`: skewness of how often a picture is among the 10 best of a caption, and a
         caption among those of a picture; None in a gallery of 10 or fewer.
     """
+    return geometry_task(image_features, text_features, text_images, max_rows=max_rows, seed=seed).metrics
+
+
+def geometry_task(
+    image_features: Tensor, text_features: Tensor, text_images: Tensor, *, max_rows: int = MAX_ROWS, seed: int = 0
+) -> TaskResult:
+    """As `geometry`, with the distance of each caption to its picture."""
     check_features(image_features, "image")
     check_features(text_features, "text")
     if len(text_images) != len(text_features):
         raise DataError(f"{len(text_images)} owners for {len(text_features)} captions")
     images, texts = normalize(image_features.double(), dim=-1), normalize(text_features.double(), dim=-1)
-    squared = [(images[text_images[part]] - texts[part]).square().sum(dim=1) for part in _spans(len(texts))]
+    spans = _spans(len(texts))
+    squared = torch.cat([(images[text_images[part]] - texts[part]).square().sum(dim=1) for part in spans])
     gap = images.mean(dim=0) - texts.mean(dim=0)
     some_images, some_texts = (_some(features, max_rows, seed) for features in (images, texts))
-    return {
-        "alignment": torch.cat(squared).mean().item(),
+    found: Metrics = {
+        "alignment": squared.mean().item(),
         "image_uniformity": uniformity(some_images),
         "text_uniformity": uniformity(some_texts),
         "modality_gap": gap.norm().item(),
@@ -57,6 +66,7 @@ def geometry(
         "image_hubness": hubness(some_texts, some_images),
         "text_hubness": hubness(some_images, some_texts),
     }
+    return TaskResult(found, Details({"alignment": Items(squared, text_images)}))
 
 
 def uniformity(units: Tensor, t: float = 2.0) -> float | None:

@@ -12,6 +12,7 @@ from mmcontrast.evaluation import metrics
 from mmcontrast.evaluation.classnames import prompt_classnames
 from mmcontrast.evaluation.embedded import EmbeddedData
 from mmcontrast.evaluation.metrics import Metrics
+from mmcontrast.evaluation.outcomes import Details, LabelScores, TaskResult
 from mmcontrast.evaluation.retrieval import check_features
 from mmcontrast.evaluation.zero_shot import class_weights
 
@@ -49,17 +50,25 @@ def multi_label_metrics(image_features: Tensor, weights: Tensor, truth: Tensor) 
     Raises:
         DataError: shapes that do not fit, or no class has a picture.
     """
+    return {"map": _map(_scores(image_features, weights, truth), truth)}
+
+
+def _scores(image_features: Tensor, weights: Tensor, truth: Tensor) -> Tensor:
     check_features(image_features, "image")
     check_features(weights, "class")
     if truth.shape != (len(image_features), len(weights)):
         raise DataError(
             f"{tuple(truth.shape)} labels do not fit {len(image_features)} pictures and {len(weights)} classes"
         )
-    precisions = average_precisions(metrics.exact_units(image_features) @ metrics.exact_units(weights).T, truth)
+    return metrics.exact_units(image_features) @ metrics.exact_units(weights).T
+
+
+def _map(scores: Tensor, truth: Tensor) -> float:
+    precisions = average_precisions(scores, truth)
     present = ~precisions.isnan()
     if not present.any():
         raise DataError("no class has a picture: there is no average precision")
-    return {"map": precisions[present].mean().item()}
+    return precisions[present].mean().item()
 
 
 def multi_label(
@@ -68,7 +77,7 @@ def multi_label(
     classnames: Mapping[str, str] | Sequence[str] | None,
     words: set[str],
     templates: Sequence[str],
-) -> tuple[Metrics, dict[str, str], list[str]]:
+) -> TaskResult:
     """Zero-shot mAP of a data set whose captions are the names of classes.
 
     Args:
@@ -77,14 +86,12 @@ def multi_label(
         classnames: as for `prompt_classnames`; a list names all classes as the data does.
         words: whole words of the tokenizer.
         templates: of the prompts.
-
-    Returns:
-        The metrics, {name: as spelled in prompts}, and notes.
     """
     names, truth, notes = label_sets(data, None if isinstance(classnames, Mapping) else classnames)
     spelled = prompt_classnames(names, classnames, words)
-    found = multi_label_metrics(data.image_features, class_weights(encode, spelled, templates), truth)
-    return found, dict(zip(names, spelled, strict=True)), notes
+    scores = _scores(data.image_features, class_weights(encode, spelled, templates), truth)
+    details = Details(label_scores=LabelScores(scores, truth, spelled))
+    return TaskResult({"map": _map(scores, truth)}, details, notes, spelled=dict(zip(names, spelled, strict=True)))
 
 
 def label_sets(data: EmbeddedData, class_names: Sequence[str] | None) -> tuple[list[str], Tensor, list[str]]:

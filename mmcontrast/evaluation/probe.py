@@ -1,4 +1,4 @@
-"""What features know of classes when a little is learnt on them: linear probe, nearest neighbours, few shots."""
+"""What features know of classes when a little is learnt on them: linear probe, nearest neighbours."""
 
 from __future__ import annotations
 
@@ -17,9 +17,6 @@ from mmcontrast.evaluation.retrieval import best_matches, check_features
 STRENGTHS = tuple(10.0**power for power in range(-2, 5))
 """Inverses of the regularisation that a probe chooses from."""
 NEIGHBOURS = (1, 5, 20)
-SHOTS = (1, 2, 4, 8, 16)
-DRAWS = 5
-FEW_SHOT_STRENGTH = 10.0  # too few pictures to choose it by
 _VALIDATION_SHARE = 0.2
 _NEIGHBOUR_TEMPERATURE = 0.07
 
@@ -52,10 +49,26 @@ def linear_probe(
         `acc1`, `acc5` (None under five classes), `mean_per_class_recall`, `macro_precision`, `macro_recall`,
         `macro_f1`, and the `strength` that was chosen.
     """
-    train, test = _checked(train_features, train_labels, features, labels, num_classes)
+    logits, strength = probe_logits(
+        train_features, train_labels, features, labels, num_classes, strengths=strengths, seed=seed
+    )
+    return classification_metrics(logits, labels) | {"strength": strength}
+
+
+def probe_logits(
+    train_features: Tensor,
+    train_labels: Tensor,
+    features: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    *,
+    strengths: Sequence[float] = STRENGTHS,
+    seed: int = 0,
+) -> tuple[Tensor, float]:
+    """(m, c) logits of the classifier that `linear_probe` measures, and its strength."""
+    train, test = checked_units(train_features, train_labels, features, labels, num_classes)
     strength = choose_strength(train, train_labels, num_classes, strengths, seed)
-    classifier = fit_logistic(train, train_labels, num_classes, strength)
-    return classification_metrics(classifier.logits(test), labels) | {"strength": strength}
+    return fit_logistic(train, train_labels, num_classes, strength).logits(test), strength
 
 
 def choose_strength(features: Tensor, labels: Tensor, num_classes: int, strengths: Sequence[float], seed: int) -> float:
@@ -106,72 +119,34 @@ def nearest_neighbours(
     Returns:
         `acc1@k` for each k.
     """
-    train, test = _checked(train_features, train_labels, features, labels, num_classes)
-    for k in ks:
-        if k < 1 or (strict and k > len(train)):
-            raise DataError(f"acc1@{k}: k must be between 1 and the number of train pictures, {len(train)}")
-    usable = [k for k in ks if k <= len(train)]
-    positions, cosines = best_matches(test, train, max(usable, default=1))
-    found: Metrics = dict.fromkeys((f"acc1@{k}" for k in ks), None)
-    for k in usable:
-        votes = torch.zeros(len(test), num_classes, dtype=torch.float64)
-        weights = ((cosines[:, :k] - cosines[:, :1]) / _NEIGHBOUR_TEMPERATURE).exp()
-        votes.scatter_add_(1, train_labels[positions[:, :k]], weights)
-        found[f"acc1@{k}"] = metrics.hit_share(metrics.class_ranks(votes, labels), 1)
-    return found
+    ranks = neighbour_ranks(train_features, train_labels, features, labels, num_classes, ks=ks, strict=strict)
+    return {f"acc1@{k}": None if rank is None else metrics.hit_share(rank, 1) for k, rank in ranks.items()}
 
 
-def few_shot_probe(
+def neighbour_ranks(
     train_features: Tensor,
     train_labels: Tensor,
     features: Tensor,
     labels: Tensor,
     num_classes: int,
     *,
-    shots: Sequence[int] = SHOTS,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> Metrics:
-    """Linear probes on k train pictures of each class, drawn several times; a class with fewer gives all it has.
-
-    Arguments as `linear_probe`.
-
-    Args:
-        shots: the k.
-        draws: how often k pictures of each class are drawn.
-        seed: of the draws.
-
-    Returns:
-        `acc1@k_shots` and `acc1_sd@k_shots` for each k: mean and standard deviation (n - 1) over the draws, the
-        latter None for a single draw. Both are None where no class has k pictures.
-    """
-    train, test = _checked(train_features, train_labels, features, labels, num_classes)
-    if draws < 1 or any(k < 1 for k in shots):
-        raise DataError(f"few shots: {draws} draws of {', '.join(map(str, shots))} pictures; take 1 or more of each")
-    largest = int(train_labels.bincount().max())
-    found: Metrics = {}
-    for k in shots:
-        mean, sd = f"acc1@{k}_shots", f"acc1_sd@{k}_shots"
-        if k > largest:
-            found |= {mean: None, sd: None}
-            continue
-        shares = torch.empty(draws, dtype=torch.float64)
-        for draw in range(draws):
-            drawn = draw_shots(train_labels, k, seed * draws + draw)
-            classifier = fit_logistic(train[drawn], train_labels[drawn], num_classes, FEW_SHOT_STRENGTH)
-            shares[draw] = metrics.hit_share(metrics.class_ranks(classifier.logits(test), labels), 1)
-        found |= {mean: shares.mean().item(), sd: shares.std().item() if draws > 1 else None}
+    ks: Sequence[int] = NEIGHBOURS,
+    strict: bool = True,
+) -> dict[int, Tensor | None]:
+    """{k: (m,) int64 ranks of the true class by the votes of k neighbours}; as `nearest_neighbours`."""
+    train, test = checked_units(train_features, train_labels, features, labels, num_classes)
+    for k in ks:
+        if k < 1 or (strict and k > len(train)):
+            raise DataError(f"acc1@{k}: k must be between 1 and the number of train pictures, {len(train)}")
+    usable = [k for k in ks if k <= len(train)]
+    positions, cosines = best_matches(test, train, max(usable, default=1))
+    found: dict[int, Tensor | None] = dict.fromkeys(ks)
+    for k in usable:
+        votes = torch.zeros(len(test), num_classes, dtype=torch.float64)
+        weights = ((cosines[:, :k] - cosines[:, :1]) / _NEIGHBOUR_TEMPERATURE).exp()
+        votes.scatter_add_(1, train_labels[positions[:, :k]], weights)
+        found[k] = metrics.class_ranks(votes, labels)
     return found
-
-
-def draw_shots(labels: Tensor, k: int, seed: int) -> Tensor:
-    """Ascending int64 places of k pictures of each class, or all of a class that has fewer."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = []
-    for label in sorted(set(labels.tolist())):
-        own = (labels == label).nonzero().squeeze(1)
-        drawn.append(own[torch.randperm(len(own), generator=generator)[:k]])
-    return torch.cat(drawn).sort().values
 
 
 def classification_metrics(logits: Tensor, labels: Tensor) -> Metrics:
@@ -183,10 +158,10 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> Metrics:
     return found | metrics.macro_scores(confusion)
 
 
-def _checked(
+def checked_units(
     train_features: Tensor, train_labels: Tensor, features: Tensor, labels: Tensor, num_classes: int
 ) -> tuple[Tensor, Tensor]:
-    """Both features as float64 unit vectors."""
+    """Both features as float64 unit vectors; arguments as `linear_probe`."""
     check_features(train_features, "train image")
     check_features(features, "image")
     if train_features.shape[1] != features.shape[1]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mmcontrast.errors import DataError
+from mmcontrast.evaluation import metrics
 from mmcontrast.evaluation.embedded import EmbeddedData
+from mmcontrast.evaluation.few_shots import few_shot_ranks, few_shot_summary
 from mmcontrast.evaluation.metrics import Metrics
-from mmcontrast.evaluation.probe import few_shot_probe, linear_probe, nearest_neighbours
-
-PROBE_TASKS = ("linear_probe", "knn", "few_shot")
+from mmcontrast.evaluation.outcomes import Classified, Details, Items, TaskResult, accuracy_items
+from mmcontrast.evaluation.probe import classification_metrics, neighbour_ranks, probe_logits
 
 
 class LabelledFeatures(NamedTuple):
@@ -25,6 +25,7 @@ class LabelledFeatures(NamedTuple):
         test: (m, d).
         test_labels: (m,) int64 in 0..c-1.
         class_names: c.
+        pictures: (m,) int64, which of the pictures that are measured have a label.
     """
 
     train: Tensor
@@ -32,26 +33,45 @@ class LabelledFeatures(NamedTuple):
     test: Tensor
     test_labels: Tensor
     class_names: list[str]
+    pictures: Tensor
 
 
-def run_probes(
-    tasks: Sequence[str], train: EmbeddedData, data: EmbeddedData, *, seed: int = 0
-) -> tuple[dict[str, Metrics], list[str]]:
-    """Those of `tasks` that are in PROBE_TASKS, and what the reader should know of their numbers."""
+def run_probe(task: str, train: EmbeddedData, data: EmbeddedData, *, seed: int = 0) -> TaskResult:
+    """One of `mmcontrast.task_names.PROBE_TASKS`."""
     both, notes = match_classes(train, data)
     arguments = (both.train, both.train_labels, both.test, both.test_labels, len(both.class_names))
-    results: dict[str, Metrics] = {}
-    for task in tasks:
-        if task == "linear_probe":
-            results[task] = linear_probe(*arguments, seed=seed)
-        elif task == "knn":
-            results[task] = nearest_neighbours(*arguments, strict=False)
-        elif task == "few_shot":
-            results[task] = few_shot_probe(*arguments, seed=seed)
-        undefined = [name for name, value in results.get(task, {}).items() if value is None and "@" in name]
-        if undefined:
-            notes.append(f"{task}: too few train pictures for {', '.join(undefined)}")
-    return results, notes
+    if task == "linear_probe":
+        found, details = _linear(both, *probe_logits(*arguments, seed=seed))
+    elif task == "knn":
+        ranks = neighbour_ranks(*arguments, strict=False)
+        found, details = _shares({f"acc1@{k}": rank for k, rank in ranks.items()}, both.pictures)
+    else:
+        drawn = few_shot_ranks(*arguments, seed=seed)
+        found = few_shot_summary(drawn)
+        _, details = _shares({f"acc1@{k}_shots": ranks for k, ranks in drawn.items()}, both.pictures)
+    undefined = [name for name, value in found.items() if value is None and "@" in name]
+    if undefined:
+        notes.append(f"{task}: too few train pictures for {', '.join(undefined)}")
+    return TaskResult(found, details, notes)
+
+
+def _linear(both: LabelledFeatures, logits: Tensor, strength: float) -> tuple[Metrics, Details]:
+    found = classification_metrics(logits, both.test_labels) | {"strength": strength}
+    predictions = metrics.predicted_classes(logits, both.test_labels)
+    ranks = metrics.class_ranks(logits, both.test_labels)
+    classified = Classified(both.test_labels, predictions, ranks, both.class_names, both.pictures)
+    return found, Details(accuracy_items(ranks, both.pictures, found), classified=classified)
+
+
+def _shares(ranks: dict[str, Tensor | None], pictures: Tensor) -> tuple[Metrics, Details]:
+    """Of (m,) ranks the share that is 1; of (draws, m) ranks the mean of the draws' shares."""
+    items: dict[str, Items] = {}
+    for name, rank in ranks.items():
+        if rank is not None:
+            right = rank <= 1
+            items[name] = Items(right if right.ndim == 1 else right.double().mean(dim=0), pictures)
+    found: Metrics = dict.fromkeys(ranks)
+    return found | {name: item.values.double().mean().item() for name, item in items.items()}, Details(items)
 
 
 def match_classes(train: EmbeddedData, data: EmbeddedData) -> tuple[LabelledFeatures, list[str]]:
@@ -83,7 +103,8 @@ def match_classes(train: EmbeddedData, data: EmbeddedData) -> tuple[LabelledFeat
         some = ", ".join(names[place] for place in unlearnt[:5]) + (", ..." if len(unlearnt) > 5 else "")
         notes.append(f"{len(unlearnt)} classes have no train pictures, so that theirs are never right: {some}")
     features = train.image_features[learnt], data.image_features[measured]
-    return LabelledFeatures(features[0], train_labels, features[1], test_labels, names), notes
+    pictures = measured.nonzero().squeeze(1)
+    return LabelledFeatures(features[0], train_labels, features[1], test_labels, names, pictures), notes
 
 
 def _classes(data: EmbeddedData) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,10 +12,20 @@ from mmcontrast.errors import DataError
 from mmcontrast.evaluation import metrics
 from mmcontrast.evaluation.embedded import EmbeddedData
 from mmcontrast.evaluation.metrics import Metrics
+from mmcontrast.evaluation.outcomes import Details, Items, TaskResult, ranking_items
+from mmcontrast.evaluation.ranking import Ranking
 from mmcontrast.evaluation.retrieval import RECALL_KS, check_features, check_ks
 from mmcontrast.types import NO_KEY
 
 _CHUNK = 256
+
+
+class _Found(NamedTuple):
+    """Of the (q,) `rows` that are queries: their ranking and (q,) R-precision."""
+
+    rows: Tensor
+    ranking: Ranking
+    r_precision: Tensor
 
 
 def same_kind_metrics(
@@ -36,13 +47,18 @@ def same_kind_metrics(
     Raises:
         DataError: no two rows share a key.
     """
+    found = _find(features, keys, ks, strict, chunk)
+    return _summary(found, ks, len(features)), len(features) - len(found.rows)
+
+
+def _find(features: Tensor, keys: Tensor, ks: Sequence[int], strict: bool, chunk: int = _CHUNK) -> _Found:
     check_features(features, "query")
     if len(keys) != len(features):
         raise DataError(f"{len(keys)} rows of keys for {len(features)} features")
     if strict:
         check_ks(ks, len(features) - 1, "others")
     units = metrics.exact_units(features)
-    ranks, average, precision = [], [], []
+    queries, ranks, average, precision = [], [], [], []
     for start in range(0, len(units), chunk):
         rows = torch.arange(start, min(start + chunk, len(units)))
         positive = _share_a_key(keys[rows], keys)  # (chunk, n)
@@ -53,38 +69,41 @@ def same_kind_metrics(
             continue
         scores = units[rows] @ units.T
         scores[torch.arange(len(rows)), rows] = -torch.inf
+        queries.append(rows)
         ranks.append(metrics.first_ranks(scores, positive))
         average.append(metrics.average_precision_at_r(scores, positive))
         precision.append(metrics.r_precision(scores, positive))
     if not ranks:
         raise DataError("no two rows belong together: there is nothing to find")
-    found = torch.cat(ranks)
-    values: Metrics = {f"recall@{k}": metrics.hit_share(found, k) if k < len(units) else None for k in ks}
-    values |= {"mean_rank": metrics.mean_rank(found), "median_rank": metrics.median_rank(found)}
-    values |= {"map@r": torch.cat(average).mean().item(), "r_precision": torch.cat(precision).mean().item()}
-    return values, len(units) - len(found)
+    return _Found(torch.cat(queries), Ranking(torch.cat(ranks), torch.cat(average)), torch.cat(precision))
 
 
-def same_kind_task(
-    task: str, data: EmbeddedData, positives: str, ks: Sequence[int], strict: bool
-) -> tuple[Metrics, list[str]]:
-    """`image_to_image` or `text_to_text` on a data set with the positives of a rule, and notes."""
+def _summary(found: _Found, ks: Sequence[int], rows: int) -> Metrics:
+    ranks = found.ranking.ranks
+    values: Metrics = {f"recall@{k}": metrics.hit_share(ranks, k) if k < rows else None for k in ks}
+    values |= {"mean_rank": metrics.mean_rank(ranks), "median_rank": metrics.median_rank(ranks)}
+    return values | {"map@r": found.ranking.precision.mean().item(), "r_precision": found.r_precision.mean().item()}
+
+
+def same_kind_task(task: str, data: EmbeddedData, positives: str, ks: Sequence[int], strict: bool) -> TaskResult:
+    """`image_to_image` or `text_to_text` on a data set with the positives of a rule."""
     pictures = task == "image_to_image"
     if pictures and positives == "id":
         raise DataError(f"{task}: by id no two pictures belong together: take --positives label, group or caption")
     keys = data.positive_keys(positives)
+    features, own = (data.image_features, keys.image) if pictures else (data.text_features, keys.text[:, None])
     try:
-        if pictures:
-            found, without = same_kind_metrics(data.image_features, keys.image, ks=ks, strict=strict)
-        else:
-            found, without = same_kind_metrics(data.text_features, keys.text[:, None], ks=ks, strict=strict)
+        found = _find(features, own, ks, strict)
     except DataError as error:
         raise DataError(f"{data.name}: {task} with positives by {positives}: {error}") from None
+    values, without = _summary(found, ks, len(features)), len(features) - len(found.rows)
     what = "pictures" if pictures else "captions"
     notes = [f"{task}: {without} {what} belong to no other by {positives} and are no queries"] if without else []
-    if undefined := [name for name, value in found.items() if value is None]:
+    if undefined := [name for name, value in values.items() if value is None]:
         notes.append(f"{task}: too few {what} for {', '.join(undefined)}")
-    return found, notes
+    owners = found.rows if pictures else data.text_images[found.rows]
+    items = ranking_items("", found.ranking, owners, values) | {"r_precision": Items(found.r_precision, owners)}
+    return TaskResult(values, Details(items), notes)
 
 
 def _share_a_key(queries: Tensor, gallery: Tensor) -> Tensor:

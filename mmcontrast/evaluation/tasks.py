@@ -6,42 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-import torch
-from torch import Tensor
-
 from mmcontrast.data.kept_pictures import KeptPictures
 from mmcontrast.data.rows import PairSource
 from mmcontrast.embedding import Advance, Encoder, embed_texts
 from mmcontrast.errors import DataError
-from mmcontrast.evaluation.calibration import calibration
-from mmcontrast.evaluation.caption_selection import select_first_captions, select_hard_captions
-from mmcontrast.evaluation.classnames import prompt_classnames
 from mmcontrast.evaluation.embedded import EmbeddedData as EmbeddedData
 from mmcontrast.evaluation.embedded import embed_data as embed_data
 from mmcontrast.evaluation.feature_memory import FeatureMemory
-from mmcontrast.evaluation.geometry import geometry
 from mmcontrast.evaluation.metrics import Metrics
-from mmcontrast.evaluation.multi_label import multi_label
+from mmcontrast.evaluation.outcomes import Details, TaskResult
 from mmcontrast.evaluation.positives import check_rule
-from mmcontrast.evaluation.probe_tasks import PROBE_TASKS, run_probes
 from mmcontrast.evaluation.ranking import Ranking
-from mmcontrast.evaluation.retrieval import RECALL_KS, check_ks, rank_pairs, summarise
-from mmcontrast.evaluation.same_kind import same_kind_task
-from mmcontrast.evaluation.winoground import winoground
-from mmcontrast.evaluation.zero_shot import (
-    DEFAULT_TEMPLATES,
-    ZeroShotResult,
-    check_templates,
-    class_weights,
-    classify,
-    zero_shot_logits,
-)
+from mmcontrast.evaluation.retrieval import RECALL_KS
+from mmcontrast.evaluation.task_table import TABLE, TaskContext
+from mmcontrast.evaluation.zero_shot import DEFAULT_TEMPLATES, ZeroShotResult, check_templates
 from mmcontrast.preprocess import MAX_IMAGE_PIXELS
-
-_CHOICES = ("hard_captions", "caption_selection", "winoground", "multi_label")
-TASKS = ("retrieval", "zero_shot", *PROBE_TASKS, "geometry", "calibration", "image_to_image", "text_to_text", *_CHOICES)
-CAPTION_TASKS = ("retrieval", "geometry", "text_to_text", *_CHOICES)
-"""Those that need captions."""
+from mmcontrast.task_names import CAPTION_TASKS, PROBE_TASKS, TASKS
 
 
 @dataclass(frozen=True)
@@ -57,6 +37,8 @@ class Evaluation:
         templates: of the prompts.
         notes: what the reader should know of these numbers.
         rankings: of the pictures and of the captions as queries, or None without retrieval.
+        details: {task: what its metrics are made of}.
+        source: what `data` was embedded from, for its pictures.
     """
 
     results: dict[str, Metrics]
@@ -67,6 +49,8 @@ class Evaluation:
     templates: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     rankings: tuple[Ranking, Ranking] | None = None
+    details: dict[str, Details] = field(default_factory=dict)
+    source: PairSource | None = None
 
 
 def run_tasks(
@@ -97,7 +81,7 @@ def run_tasks(
     Args:
         encoder: a DualEncoder; it is left in the mode it was in.
         source: pictures with captions (retrieval) or labels (zero_shot).
-        tasks: of TASKS.
+        tasks: of `mmcontrast.task_names.TASKS`.
         positives: "id", "caption", "group" or "label": who is a positive of whom in retrieval.
         ks: of the recalls.
         strict: a k above the size of the gallery is an error; otherwise that recall is None, with a note.
@@ -130,81 +114,40 @@ def run_tasks(
     )
     of_captions = [task for task in tasks if task in CAPTION_TASKS]
     data = embed(source, texts=bool(of_captions), needed_by=", ".join(of_captions), kept=kept, memory=memory)
-    found = Evaluation({}, data, positives, notes=_bad_row_notes(data))
-    if "retrieval" in tasks:
-        found.notes.extend(_small_gallery_notes(data, ks, strict))
-        rankings = rank_pairs(data.image_features, data.text_features, data.positive_keys(positives))
-        found.results["retrieval"] = summarise(*rankings, ks)
-        found = replace(found, rankings=rankings)
-    if "geometry" in tasks:
-        found.results["geometry"] = geometry(data.image_features, data.text_features, data.text_images, seed=seed)
-    encode = partial(embed_texts, encoder, batch_size=batch_size, together=together)
-    if "hard_captions" in tasks:
-        found.results["hard_captions"], notes = select_hard_captions(data, encode, seed=seed)
-        found.notes.extend(notes)
-    if "caption_selection" in tasks:
-        found.results["caption_selection"] = select_first_captions(data, _caption_columns(source))
-    if "multi_label" in tasks:
-        scores, spellings, notes = multi_label(data, encode, classnames, words or set(), templates)
-        found.results["multi_label"] = scores
-        found.notes.extend(notes)
-        found = replace(found, spelled=spellings, templates=templates)
-    if "winoground" in tasks:
-        found.results["winoground"], notes = winoground(data)
-        found.notes.extend(notes)
-    for task in ("image_to_image", "text_to_text"):
+
+    def embed_train(pictures: PairSource) -> tuple[EmbeddedData, list[str]]:
+        learnt_from = embed(pictures, texts=False, memory=train_memory)
+        return learnt_from, _bad_row_notes(learnt_from)
+
+    context = TaskContext(
+        data=data,
+        source=source,
+        encode=partial(embed_texts, encoder, batch_size=batch_size, together=together),
+        embed_train=None if train is None else partial(embed_train, train),
+        positives=positives,
+        ks=ks,
+        strict=strict,
+        templates=templates,
+        classnames=classnames,
+        words=words or set(),
+        logit_scale=logit_scale,
+        seed=seed,
+    )
+    found = Evaluation({}, data, positives, notes=_bad_row_notes(data), source=source)
+    for task, function in TABLE.items():
         if task in tasks:
-            found.results[task], notes = same_kind_task(task, data, positives, ks, strict)
-            found.notes.extend(notes)
-    if "zero_shot" in tasks or "calibration" in tasks:
-        names = _class_names(data, classnames)
-        spelled = prompt_classnames(names, classnames, words or set())
-        weights = class_weights(encode, spelled, templates)
-        features, labels, notes = _labelled(data)
-        found.notes.extend(notes)
-        found = replace(found, spelled=dict(zip(names, spelled, strict=True)), templates=templates)
-        if "zero_shot" in tasks:
-            zero_shot = classify(features, labels, weights, spelled)
-            found.results["zero_shot"] = zero_shot.metrics
-            found.notes.extend(zero_shot.notes)
-            found = replace(found, zero_shot=zero_shot)
-        if "calibration" in tasks:
-            logits = logit_scale / 100 * zero_shot_logits(features, weights)
-            found.results["calibration"] = calibration(logits, labels, seed=seed)
-    if train is not None and set(tasks) & set(PROBE_TASKS):
-        learnt_from = embed(train, texts=False, memory=train_memory)
-        learnt, notes = run_probes(tasks, learnt_from, data, seed=seed)
-        found.results.update(learnt)
-        found.notes.extend([*_bad_row_notes(learnt_from), *notes])
+            found = _with(found, task, function(context), templates)
     return found
 
 
-def _labelled(data: EmbeddedData) -> tuple[Tensor, Tensor, list[str]]:
-    labels = torch.tensor([-1 if label is None else label for label in data.labels])
-    labelled = torch.tensor([label is not None for label in data.labels])
-    notes = []
-    if not labelled.all():
-        notes.append(f"{int((~labelled).sum())} of {len(labels)} pictures have no label and take no part in zero_shot")
-    return data.image_features[labelled], labels[labelled], notes
-
-
-def _caption_columns(source: PairSource) -> int | None:
-    """How many captions a row has, where columns say so; a single column may hold a list."""
-    columns = len(source.columns.captions)
-    return columns if columns > 1 else None
-
-
-def _class_names(data: EmbeddedData, classnames: Mapping[str, str] | Sequence[str] | None) -> list[str]:
-    if all(label is None for label in data.labels):
-        raise DataError(f"{data.name}: zero_shot needs a label column, and it has none (data.label_column)")
-    if data.label_names is not None:
-        return data.label_names
-    if classnames is None or isinstance(classnames, Mapping):
-        raise DataError(
-            f"{data.name}: its labels are numbers without names: list the names in evaluation.classnames, "
-            "or name a column of class names in data.label_column"
-        )
-    return list(classnames)
+def _with(found: Evaluation, task: str, result: TaskResult, templates: list[str]) -> Evaluation:
+    """The evaluation so far with one more task; what several tasks note is said once."""
+    found.results[task], found.details[task] = result.metrics, result.details
+    said = set(found.notes)
+    found.notes.extend(note for note in result.notes if note not in said)
+    if result.spelled is not None:
+        found = replace(found, spelled=result.spelled, templates=templates)
+    return replace(found, rankings=result.rankings or found.rankings, zero_shot=result.zero_shot or found.zero_shot)
 
 
 def _check_tasks(tasks: Sequence[str], train: PairSource | None) -> None:
@@ -222,13 +165,3 @@ def _bad_row_notes(data: EmbeddedData) -> list[str]:
         return []
     first = data.bad_rows[0]
     return [f"{len(data.bad_rows)} pictures could not be decoded and take no part; row {first.row}: {first.reason}"]
-
-
-def _small_gallery_notes(data: EmbeddedData, ks: Sequence[int], strict: bool) -> list[str]:
-    notes = []
-    for size, what in ((len(data.image_features), "pictures"), (len(data.text_features), "captions")):
-        if strict:
-            check_ks(ks, size, what)
-        elif large := [str(k) for k in ks if k > size]:
-            notes.append(f"recall at {', '.join(large)} is not defined among {size} {what}")
-    return notes

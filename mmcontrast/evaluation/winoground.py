@@ -9,6 +9,7 @@ from mmcontrast.errors import DataError
 from mmcontrast.evaluation import metrics
 from mmcontrast.evaluation.embedded import EmbeddedData
 from mmcontrast.evaluation.metrics import Metrics
+from mmcontrast.evaluation.outcomes import Details, Items, TaskResult
 from mmcontrast.evaluation.retrieval import check_features
 
 
@@ -20,6 +21,11 @@ def winoground_scores(images: Tensor, captions: Tensor) -> Metrics:
         `image_score`: share whose both captions are closer to their own picture; `group_score`: share with both.
         Guessing gives 1/4, 1/4 and 1/6.
     """
+    return {name: right.double().mean().item() for name, right in _answers(images, captions).items()}
+
+
+def _answers(images: Tensor, captions: Tensor) -> dict[str, Tensor]:
+    """{metric: (p,) bool}."""
     if images.shape != captions.shape or images.ndim != 3 or images.shape[1] != 2:
         raise DataError(f"pairs of pictures and captions: {tuple(images.shape)} and {tuple(captions.shape)} features")
     check_features(images.flatten(0, 1), "image")
@@ -29,12 +35,11 @@ def winoground_scores(images: Tensor, captions: Tensor) -> Metrics:
     own = scores.diagonal(dim1=1, dim2=2)
     text = (own > scores.flip(2).diagonal(dim1=1, dim2=2)).all(dim=1)  # picture i with the other caption
     image = (own > scores.flip(1).diagonal(dim1=1, dim2=2)).all(dim=1)  # caption i with the other picture
-    shares = {"text_score": text, "image_score": image, "group_score": text & image}
-    return {name: share.double().mean().item() for name, share in shares.items()}
+    return {"text_score": text, "image_score": image, "group_score": text & image}
 
 
-def winoground(data: EmbeddedData) -> tuple[Metrics, list[str]]:
-    """The scores of a data set whose groups are two pictures with a caption each, and notes.
+def winoground(data: EmbeddedData) -> TaskResult:
+    """The scores of a data set whose groups are two pictures with a caption each.
 
     Raises:
         DataError: there are no groups, or none of two; a group has more, or a picture several captions.
@@ -61,4 +66,6 @@ def winoground(data: EmbeddedData) -> tuple[Metrics, list[str]]:
     first = counts.cumsum(0) - counts
     single = len(places) - len(pairs)
     notes = [f"winoground: {single} groups have a single picture and take no part"] if single else []
-    return winoground_scores(data.image_features[pairs], data.text_features[first[pairs]]), notes
+    answers = _answers(data.image_features[pairs], data.text_features[first[pairs]])
+    items = {name: Items(right, pairs[:, 0]) for name, right in answers.items()}
+    return TaskResult({name: right.double().mean().item() for name, right in answers.items()}, Details(items), notes)

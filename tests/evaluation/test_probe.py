@@ -15,13 +15,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from mmcontrast.errors import DataError, ModelError
+from mmcontrast.evaluation.few_shots import draw_shots, few_shot_probe
 from mmcontrast.evaluation.logistic import fit_logistic
 from mmcontrast.evaluation.metrics import macro_scores
 from mmcontrast.evaluation.probe import (
     choose_strength,
     classification_metrics,
-    draw_shots,
-    few_shot_probe,
     held_out,
     linear_probe,
     nearest_neighbours,

@@ -7,8 +7,8 @@ from evaluation_fakes import FakeEncoder, FakeSource
 
 from mmcontrast.errors import DataError
 from mmcontrast.evaluation.feature_memory import FeatureMemory
-from mmcontrast.evaluation.probe_tasks import PROBE_TASKS
 from mmcontrast.evaluation.tasks import run_tasks
+from mmcontrast.task_names import PROBE_TASKS
 
 
 def source(classes: list[str] | None, labels: list[int | None], codes: list[int | None] | None = None) -> FakeSource:
