@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from .exporting import export_model as export_model
     from .jobs import SharedWork as SharedWork
     from .jobs import evaluate as evaluate
-    from .jobs import holds_quickstart as holds_quickstart
-    from .jobs import quickstart_config as quickstart_config
     from .jobs import run_evaluation as run_evaluation
     from .merging import Sweep as Sweep
     from .merging import merge as merge
     from .merging import sweep as sweep
     from .negatives import inspect_negatives as inspect_negatives
     from .pushing import push_to_hub as push_to_hub
+    from .quickstart import holds_quickstart as holds_quickstart
+    from .quickstart import quickstart_config as quickstart_config
     from .run import Results as Results
     from .run import train as train
     from .tokenizing import train_tokenizer as train_tokenizer
@@ -33,11 +33,11 @@ _FILES = {
     "embed": "embedding",
     "evaluate": "jobs",
     "export_model": "exporting",
-    "holds_quickstart": "jobs",
+    "holds_quickstart": "quickstart",
     "inspect_negatives": "negatives",
     "merge": "merging",
     "push_to_hub": "pushing",
-    "quickstart_config": "jobs",
+    "quickstart_config": "quickstart",
     "run_evaluation": "jobs",
     "sweep": "merging",
     "to_webdataset": "converting",

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from mmcontrast.cli.clip_benchmark import check_folder, short_name, write_clip_benchmark
 from mmcontrast.cli.converting import data_app
 from mmcontrast.cli.embedding import embed
 from mmcontrast.cli.exit_codes import Commands
@@ -24,8 +25,10 @@ from mmcontrast.cli.options import (
     LabelColumn,
     Model,
     Overrides,
+    RecallK,
     RunOutput,
     Split,
+    Workers,
 )
 from mmcontrast.cli.output import (
     check_json_output,
@@ -114,12 +117,18 @@ def evaluate(
     positives: Annotated[Positives | None, typer.Option(help="What counts as a hit (default: id).")] = None,
     train_data: Annotated[str | None, typer.Option(help="Labelled pictures that a probe learns from.")] = None,
     train_split: Annotated[str | None, typer.Option(help="Split of --train-data.")] = None,
+    recall_k: RecallK = None,
     batch_size: BatchSize = 256,
+    workers: Workers = 2,
     suite: Annotated[Path | None, typer.Option(help="YAML list of evaluations, instead of --data.")] = None,
     output: JsonOutput = None,
+    clip_benchmark: Annotated[
+        Path | None, typer.Option("--clip-benchmark-json", help="Folder for JSON that `clip_benchmark build` reads.")
+    ] = None,
 ) -> None:
     """Measure retrieval, zero-shot classification, probes and more; JSON is {task: {metric: value}}."""
     check_json_output(output)
+    check_folder(clip_benchmark)
     options: dict[str, Any] = {
         "data": data,
         "task": task,
@@ -133,12 +142,13 @@ def evaluate(
         "positives": positives,
         "train_data": train_data,
         "train_split": train_split,
+        "ks": recall_k or None,
     }
     given = {key: value for key, value in options.items() if value is not None}
     if suite is not None:
         if given:
             raise typer.BadParameter(f"--suite says what to do: leave out {', '.join(given)}")
-        _evaluate_suite(model, suite, output)
+        _evaluate_suite(model, suite, output, clip_benchmark, workers)
         return
     if data is None:
         raise typer.BadParameter("give --data FILE, or --suite FILE")
@@ -146,11 +156,15 @@ def evaluate(
 
     options |= {"task": task or "retrieval", "positives": positives or "id"}
     with progress("evaluate") as advance:
-        results = build.evaluate(model, batch_size=batch_size, progress=advance, say=show_remark, **options)
+        results = build.evaluate(
+            model, batch_size=batch_size, workers=workers, progress=advance, say=show_remark, **options
+        )
+    for name, metrics in results.items():
+        write_clip_benchmark(clip_benchmark, name, metrics, dataset=short_name(data), model=model)
     show_scores(results, output)
 
 
-def _evaluate_suite(model: str, path: Path, output: Path | None) -> None:
+def _evaluate_suite(model: str, path: Path, output: Path | None, clip_benchmark: Path | None, workers: int) -> None:
     from mmcontrast.config import load_suite
 
     suite = load_suite(path)
@@ -161,8 +175,9 @@ def _evaluate_suite(model: str, path: Path, output: Path | None) -> None:
     for task in suite.tasks:
         options = task.model_dump(exclude={"name"})
         with progress(task.name) as advance:
-            scores = build.evaluate(model, progress=advance, say=show_remark, shared=shared, **options)
+            scores = build.evaluate(model, workers=workers, progress=advance, say=show_remark, shared=shared, **options)
         results[task.name] = scores[task.task]
+        write_clip_benchmark(clip_benchmark, task.task, scores[task.task], dataset=task.name, model=model)
         if output:  # what is measured is kept if a later task fails
             write_json(results, output)
     show_scores(results, output)

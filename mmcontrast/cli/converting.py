@@ -16,7 +16,7 @@ DataKind = Literal["retrieval", "classification", "multilabel"]
 
 @data_app.command(
     "to-webdataset",
-    epilog="Example: mmcontrast data to-webdataset val.parquet wds/cifar10 --kind classification --templates prompts.txt",
+    epilog="Example: mmcontrast data to-webdataset val.parquet wds/cifar10 --kind classification",
 )
 def to_webdataset(
     data: Annotated[str, typer.Argument(metavar="DATA", help="File, glob, folder or Hub name of the pairs.")],

@@ -20,7 +20,7 @@ from mmcontrast.types import BadRow
 
 SHARD_ROWS = 10_000
 LEAST_SHARDS = 8
-"""CLIP_benchmark ends with an error where a worker finds no tar of its own, and starts four of them unless told not to."""
+"""CLIP_benchmark fails where a worker finds no tar of its own, and starts four of them unless told otherwise."""
 _KEPT: dict[str, Literal["jpg", "png", "webp"]] = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 _ORIENTATION, _UPRIGHT = 0x0112, 1
 
