@@ -21,7 +21,10 @@ TEXT_TOWER = {"width": 256, "heads": 4, "layers": 4}
 
 ZERO_SHOT_METRICS = ("acc1", "acc5", "mean_per_class_recall")
 # Ranks are left out: the best metric is the highest one.
-RETRIEVAL_METRIC = re.compile(r"mean_recall|map@r|(image_to_text|text_to_image)_(map@r|recall@(1|5|10))", re.ASCII)
+RETRIEVAL_METRIC = re.compile(
+    r"mean_recall|(image_to_text_|text_to_image_)?(map@r|r_precision)|(image_to_text|text_to_image)_recall@(1|5|10)",
+    re.ASCII,
+)
 
 
 def linked_defaults(values: Any) -> Any:

@@ -82,7 +82,8 @@ def retrieval_intervals(
     def statistics(counts: _Counts) -> _Statistics:
         values = {f"{way}_{name}": value for way, side in sides.items() for name, value in side(counts).items()}
         recalls = [value for name, value in values.items() if "_recall@" in name]
-        values["map@r"] = (values["image_to_text_map@r"] + values["text_to_image_map@r"]) / 2
+        for name in ("map@r", "r_precision"):
+            values[name] = (values[f"image_to_text_{name}"] + values[f"text_to_image_{name}"]) / 2
         if recalls:
             values["mean_recall"] = np.mean(recalls, axis=0)
         return values
@@ -144,9 +145,9 @@ def _side(
     ranking: Ranking, owner: _Counts, pictures: int, ks: Sequence[int], gallery: int
 ) -> Callable[[_Counts], _Statistics]:
     """The metrics of one direction, from (b, pictures) counts."""
-    ranks, precision = ranking.ranks.double().numpy(), ranking.precision.double().numpy()
+    ranks = ranking.ranks.double().numpy()
     columns = {f"recall@{k}": (ranks <= k).astype(np.float64) for k in ks if k <= gallery}
-    columns |= {"mean_rank": ranks, "map@r": precision}
+    columns |= {"mean_rank": ranks, "map@r": ranking.precision.numpy(), "r_precision": ranking.r_precision.numpy()}
     sums = np.stack([np.bincount(owner, column, pictures) for column in columns.values()], axis=1)
     sizes = np.bincount(owner, minlength=pictures)
     order = ranks.argsort(kind="stable")

@@ -77,8 +77,7 @@ def average_precision_at_r(scores: Tensor, positive: Tensor) -> Tensor:
     Returns:
         (q,) float64.
     """
-    nth, rank, counts, num_positives = _placed_positives(scores, positive)
-    return (counts * nth / rank.double()).sum(dim=1) / num_positives
+    return precisions_at_r(scores, positive)[0]
 
 
 def r_precision(scores: Tensor, positive: Tensor) -> Tensor:
@@ -87,8 +86,14 @@ def r_precision(scores: Tensor, positive: Tensor) -> Tensor:
     Returns:
         (q,) float64.
     """
-    _, _, counts, num_positives = _placed_positives(scores, positive)
-    return counts.sum(dim=1).double() / num_positives
+    return precisions_at_r(scores, positive)[1]
+
+
+def precisions_at_r(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+    """`average_precision_at_r` and `r_precision` at the cost of one."""
+    nth, rank, counts, num_positives = _placed_positives(scores, positive)
+    averages = (counts * nth / rank.double()).sum(dim=1) / num_positives
+    return averages, counts.sum(dim=1).double() / num_positives
 
 
 def _placed_positives(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

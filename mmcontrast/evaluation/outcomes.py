@@ -126,6 +126,7 @@ def ranking_items(prefix: str, ranking: Ranking, pictures: Tensor, recalls: Metr
     ]
     values = {f"{start}{k}": ranking.ranks <= k for k in ks}
     values |= {f"{prefix}mean_rank": ranking.ranks, f"{prefix}map@r": ranking.precision}
+    values |= {f"{prefix}r_precision": ranking.r_precision}
     return {name: Items(value, pictures) for name, value in values.items()}
 
 

@@ -28,10 +28,12 @@ class Ranking(NamedTuple):
     Attributes:
         ranks: (q,) int64, as `metrics.first_ranks`.
         precision: (q,) float64, as `metrics.average_precision_at_r`.
+        r_precision: (q,) float64, as `metrics.r_precision`.
     """
 
     ranks: Tensor
     precision: Tensor
+    r_precision: Tensor
 
 
 def fixed_point(features: Tensor) -> Tensor:
@@ -146,7 +148,8 @@ class _Queries:
         rank, sizes = nth + rivals, self.sizes[:, None]
         earns = (nth <= sizes) & (rank <= sizes)
         precision = torch.where(earns, nth / rank.double(), 0.0).sum(dim=1) / self.sizes
-        return Ranking((1 + rivals[:, 0]).cpu(), precision.cpu())
+        r_precision = earns.sum(dim=1).double() / self.sizes
+        return Ranking((1 + rivals[:, 0]).cpu(), precision.cpu(), r_precision.cpu())
 
 
 class _Blocks(NamedTuple):

@@ -51,7 +51,8 @@ def retrieval_metrics(
 
     Returns:
         `image_to_text_recall@k`, `image_to_text_mean_rank`, `image_to_text_median_rank`, `image_to_text_map@r`,
-        the same for `text_to_image`, `map@r` (mean of both) and `mean_recall` (mean of all recalls there are).
+        `image_to_text_r_precision`, the same for `text_to_image`, `map@r` and `r_precision` (means of both), and
+        `mean_recall` (mean of all recalls there are).
     """
     if strict:
         check_features(image_features, "image")
@@ -85,8 +86,11 @@ def summarise(by_image: Ranking, by_text: Ranking, ks: Sequence[int] = RECALL_KS
     result: Metrics = {f"image_to_text_{name}": value for name, value in to_text.items()}
     result |= {f"text_to_image_{name}": value for name, value in to_image.items()}
     recalls = [value for name, value in result.items() if "_recall@" in name and value is not None]
-    both_maps = [value for name, value in result.items() if name.endswith("_map@r") and value is not None]
-    result["map@r"] = sum(both_maps) / len(both_maps)
+    for name, (left, right) in {
+        "map@r": (by_image.precision, by_text.precision),
+        "r_precision": (by_image.r_precision, by_text.r_precision),
+    }.items():
+        result[name] = (left.mean().item() + right.mean().item()) / 2
     result["mean_recall"] = sum(recalls) / len(recalls) if recalls else None
     return result
 
@@ -121,16 +125,16 @@ def _one_way(
 ) -> Ranking:
     """The ranks of queries with any number of positives, by whole rows of exact scores."""
     ranks = torch.empty(len(queries), dtype=torch.int64)
-    precision = torch.empty(len(queries), dtype=torch.float64)
+    precision, r_precision = torch.empty(2, len(queries), dtype=torch.float64)
     for start, stop in _spans(len(queries), len(gallery), chunk):
         positive = positives(start, stop)
         _check_answerable(positive, kind, start)
         scores = queries[start:stop] @ gallery.T  # (chunk, m)
         ranks[start:stop] = metrics.first_ranks(scores, positive)
-        precision[start:stop] = metrics.average_precision_at_r(scores, positive)
+        precision[start:stop], r_precision[start:stop] = metrics.precisions_at_r(scores, positive)
         if progress:
             progress(stop - start)
-    return Ranking(ranks, precision)
+    return Ranking(ranks, precision, r_precision)
 
 
 def _summary(ranking: Ranking, ks: Sequence[int], gallery: int) -> Metrics:
@@ -139,6 +143,7 @@ def _summary(ranking: Ranking, ks: Sequence[int], gallery: int) -> Metrics:
         "mean_rank": metrics.mean_rank(ranking.ranks),
         "median_rank": metrics.median_rank(ranking.ranks),
         "map@r": ranking.precision.mean().item(),
+        "r_precision": ranking.r_precision.mean().item(),
     }
 
 

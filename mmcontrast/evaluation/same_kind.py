@@ -12,7 +12,7 @@ from mmcontrast.errors import DataError
 from mmcontrast.evaluation import metrics
 from mmcontrast.evaluation.embedded import EmbeddedData
 from mmcontrast.evaluation.metrics import Metrics
-from mmcontrast.evaluation.outcomes import Details, Items, TaskResult, ranking_items
+from mmcontrast.evaluation.outcomes import Details, TaskResult, ranking_items
 from mmcontrast.evaluation.ranking import Ranking
 from mmcontrast.evaluation.retrieval import RECALL_KS, check_features, check_ks
 from mmcontrast.types import NO_KEY
@@ -21,11 +21,10 @@ _CHUNK = 256
 
 
 class _Found(NamedTuple):
-    """Of the (q,) `rows` that are queries: their ranking and (q,) R-precision."""
+    """The ranking of the (q,) `rows` that are queries."""
 
     rows: Tensor
     ranking: Ranking
-    r_precision: Tensor
 
 
 def same_kind_metrics(
@@ -71,18 +70,20 @@ def _find(features: Tensor, keys: Tensor, ks: Sequence[int], strict: bool, chunk
         scores[torch.arange(len(rows)), rows] = -torch.inf
         queries.append(rows)
         ranks.append(metrics.first_ranks(scores, positive))
-        average.append(metrics.average_precision_at_r(scores, positive))
-        precision.append(metrics.r_precision(scores, positive))
+        at_r = metrics.precisions_at_r(scores, positive)
+        average.append(at_r[0])
+        precision.append(at_r[1])
     if not ranks:
         raise DataError("no two rows belong together: there is nothing to find")
-    return _Found(torch.cat(queries), Ranking(torch.cat(ranks), torch.cat(average)), torch.cat(precision))
+    return _Found(torch.cat(queries), Ranking(torch.cat(ranks), torch.cat(average), torch.cat(precision)))
 
 
 def _summary(found: _Found, ks: Sequence[int], rows: int) -> Metrics:
     ranks = found.ranking.ranks
     values: Metrics = {f"recall@{k}": metrics.hit_share(ranks, k) if k < rows else None for k in ks}
     values |= {"mean_rank": metrics.mean_rank(ranks), "median_rank": metrics.median_rank(ranks)}
-    return values | {"map@r": found.ranking.precision.mean().item(), "r_precision": found.r_precision.mean().item()}
+    precisions = {"map@r": found.ranking.precision, "r_precision": found.ranking.r_precision}
+    return values | {name: precision.mean().item() for name, precision in precisions.items()}
 
 
 def same_kind_task(task: str, data: EmbeddedData, positives: str, ks: Sequence[int], strict: bool) -> TaskResult:
@@ -102,8 +103,7 @@ def same_kind_task(task: str, data: EmbeddedData, positives: str, ks: Sequence[i
     if undefined := [name for name, value in values.items() if value is None]:
         notes.append(f"{task}: too few {what} for {', '.join(undefined)}")
     owners = found.rows if pictures else data.text_images[found.rows]
-    items = ranking_items("", found.ranking, owners, values) | {"r_precision": Items(found.r_precision, owners)}
-    return TaskResult(values, Details(items), notes)
+    return TaskResult(values, Details(ranking_items("", found.ranking, owners, values)), notes)
 
 
 def _share_a_key(queries: Tensor, gallery: Tensor) -> Tensor:

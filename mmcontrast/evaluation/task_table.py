@@ -106,6 +106,7 @@ def retrieval(context: TaskContext) -> TaskResult:
     items |= ranking_items("text_to_image_", by_text, data.text_images, found)
     means = {
         "map@r": [name for name in items if name.endswith("_map@r")],
+        "r_precision": [name for name in items if name.endswith("_r_precision")],
         "mean_recall": [name for name in items if "_recall@" in name],
     }
     return TaskResult(found, Details(items, means), notes, rankings=(by_image, by_text))

@@ -141,7 +141,9 @@ def _label(name: str, title: str) -> str:
     metric = name.rpartition(".")[2]
     if "recall" in title:
         metric = metric.removeprefix("image_to_text_recall").removeprefix("text_to_image_recall")
-    return metric.replace("_to_", " → ").replace("_", " ").replace("map@r", "mAP@R")
+    return (
+        metric.replace("_to_", " → ").replace("_", " ").replace("map@r", "mAP@R").replace("r precision", "R-precision")
+    )
 
 
 def _chart_key(name: str) -> tuple[str, str]:

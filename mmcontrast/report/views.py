@@ -121,7 +121,7 @@ def direction_tables(inputs: ReportInputs) -> dict[str, list[tuple[str, list[Met
 
 def readable(metric: str) -> str:
     """A metric's name as prose writes it."""
-    return metric.replace("_", " ").replace("map@r", "mAP@R")
+    return metric.replace("_", " ").replace("map@r", "mAP@R").replace("r precision", "R-precision")
 
 
 def _task_title(task: str) -> str:

@@ -170,6 +170,7 @@ def test_several_contradictions_are_told_together() -> None:
         ["evaluation.best_metric=retrieval.text_to_image_recall@10"],
         ["evaluation.best_metric=retrieval.map@r"],
         ["evaluation.best_metric=retrieval.image_to_text_map@r"],
+        ["evaluation.best_metric=retrieval.r_precision"],
         ["evaluation.best_metric=zero_shot.mean_per_class_recall"],
         ["evaluation.templates=['{c}.']"],
         ["evaluation.templates=prompts.txt"],

@@ -30,25 +30,35 @@ def rankings(pictures: int = 23, seed: int = 0) -> tuple[Ranking, Ranking, Tenso
     return by_image, by_text, owner
 
 
+def without_precision(ranks: Tensor) -> Ranking:
+    zeros = torch.zeros(len(ranks), dtype=torch.float64)
+    return Ranking(ranks, zeros, zeros)
+
+
 def literal_retrieval(counts: list[int], by_image: Ranking, by_text: Ranking, owner: list[int]) -> dict[str, float]:
     """The scores of one resample, one drawn picture after another."""
-    image_ranks, text_ranks, image_ap, text_ap = [], [], [], []
+    image_ranks, text_ranks, image_ap, text_ap, image_rp, text_rp = [], [], [], [], [], []
     for picture, times in enumerate(counts):
         for _ in range(times):
             image_ranks.append(int(by_image.ranks[picture]))
             image_ap.append(float(by_image.precision[picture]))
+            image_rp.append(float(by_image.r_precision[picture]))
             for caption, of in enumerate(owner):
                 if of == picture:
                     text_ranks.append(int(by_text.ranks[caption]))
                     text_ap.append(float(by_text.precision[caption]))
+                    text_rp.append(float(by_text.r_precision[caption]))
     scores = {}
-    for way, ranks, ap in (("image_to_text", image_ranks, image_ap), ("text_to_image", text_ranks, text_ap)):
+    sides = (("image_to_text", image_ranks, image_ap, image_rp), ("text_to_image", text_ranks, text_ap, text_rp))
+    for way, ranks, ap, rp in sides:
         for k in (1, 5, 10):
             scores[f"{way}_recall@{k}"] = sum(rank <= k for rank in ranks) / len(ranks)
         scores[f"{way}_mean_rank"] = sum(ranks) / len(ranks)
         scores[f"{way}_median_rank"] = float(statistics.median(ranks))
         scores[f"{way}_map@r"] = sum(ap) / len(ap)
-    scores["map@r"] = (scores["image_to_text_map@r"] + scores["text_to_image_map@r"]) / 2
+        scores[f"{way}_r_precision"] = sum(rp) / len(rp)
+    for name in ("map@r", "r_precision"):
+        scores[name] = (scores[f"image_to_text_{name}"] + scores[f"text_to_image_{name}"]) / 2
     scores["mean_recall"] = statistics.mean(value for name, value in scores.items() if "recall@" in name)
     return scores
 
@@ -115,8 +125,7 @@ def test_same_seed_same_intervals() -> None:
 def test_captions_of_a_picture_are_no_independent_witnesses() -> None:
     """Four equal captions each: the interval is as wide as with one, not half as wide."""
     ranks = torch.where(torch.arange(200) % 2 == 0, 1, 50)
-    once = Ranking(ranks, torch.zeros(200, dtype=torch.float64))
-    four = Ranking(ranks.repeat_interleave(4), torch.zeros(800, dtype=torch.float64))
+    once, four = without_precision(ranks), without_precision(ranks.repeat_interleave(4))
     single = retrieval_intervals(once, once, torch.arange(200))["text_to_image_recall@1"]
     clustered = retrieval_intervals(once, four, torch.arange(200).repeat_interleave(4))["text_to_image_recall@1"]
     assert single == clustered
@@ -130,8 +139,7 @@ def test_coverage_of_captions_that_go_together() -> None:
         easy = generator.beta(0.8, 0.8, pictures)  # of mean 1/2
         found = generator.random((pictures, 3)) < easy[:, None]
         ranks = torch.from_numpy(np.where(found, 1, 20).ravel())
-        by_text = Ranking(ranks, torch.zeros(3 * pictures, dtype=torch.float64))
-        by_image = Ranking(ranks[::3], torch.zeros(pictures, dtype=torch.float64))
+        by_text, by_image = without_precision(ranks), without_precision(ranks[::3])
         owner = torch.arange(pictures).repeat_interleave(3)
         interval = retrieval_intervals(by_image, by_text, owner, resamples=300, seed=trial)["text_to_image_recall@1"]
         assert interval is not None
@@ -157,10 +165,11 @@ def test_coverage_of_zero_shot_accuracy() -> None:
 
 def test_all_or_none_right_is_no_certainty() -> None:
     ones, zeros = torch.ones(40, dtype=torch.int64), torch.zeros(40, dtype=torch.float64)
-    best = retrieval_intervals(Ranking(ones, zeros + 1), Ranking(ones, zeros + 1), torch.arange(40))
+    all_right = Ranking(ones, zeros + 1, zeros + 1)
+    best = retrieval_intervals(all_right, all_right, torch.arange(40))
     assert best["mean_recall"] == pytest.approx((0.025 ** (1 / 40), 1.0))
     assert best["image_to_text_median_rank"] == (1.0, 1.0)
-    worst = retrieval_intervals(Ranking(ones * 30, zeros), Ranking(ones * 30, zeros), torch.arange(40))
+    worst = retrieval_intervals(without_precision(ones * 30), without_precision(ones * 30), torch.arange(40))
     assert worst["text_to_image_recall@10"] == pytest.approx((0.0, 1 - 0.025 ** (1 / 40)))
 
 
@@ -176,7 +185,7 @@ def test_what_is_not_defined_has_no_interval() -> None:
 
 
 def test_one_picture() -> None:
-    one = Ranking(torch.tensor([1]), torch.ones(1, dtype=torch.float64))
+    one = Ranking(torch.tensor([1]), torch.ones(1), torch.ones(1))
     found = retrieval_intervals(one, one, torch.tensor([0]), ks=(1,))
     assert found["mean_recall"] == pytest.approx((0.025, 1.0))
 

@@ -15,11 +15,12 @@ from mmcontrast.evaluation.positives import PositiveKeys, caption_keys, id_keys
 from mmcontrast.evaluation.ranking import fixed_point, rank_both_ways
 
 
-def by_rows(left: Tensor, right: Tensor, positive: Tensor) -> tuple[list[int], list[float]]:
-    """Ranks and precision of exact scores, all in one matrix."""
+def by_rows(left: Tensor, right: Tensor, positive: Tensor) -> tuple[list[int], list[float], list[float]]:
+    """Ranks and precisions of exact scores, all in one matrix."""
     scores = metrics.exact_units(left) @ metrics.exact_units(right).T
     ranks = metrics.first_ranks(scores, positive).tolist()
-    return ranks, metrics.average_precision_at_r(scores, positive).tolist()
+    averages = metrics.average_precision_at_r(scores, positive)
+    return ranks, averages.tolist(), metrics.r_precision(scores, positive).tolist()
 
 
 def check(images: Tensor, texts: Tensor, keys: PositiveKeys, tile: int) -> None:
@@ -32,6 +33,7 @@ def check(images: Tensor, texts: Tensor, keys: PositiveKeys, tile: int) -> None:
     ):
         assert one.ranks.tolist() == expected[0]
         assert one.precision.tolist() == pytest.approx(expected[1], abs=1e-12)
+        assert one.r_precision.tolist() == pytest.approx(expected[2], abs=1e-12)
 
 
 @settings(max_examples=60, deadline=None)

@@ -59,12 +59,43 @@ def test_recalls_are_those_of_clip_benchmark() -> None:
 
 def test_names_are_those_agreed() -> None:
     found = retrieval_metrics(*random_case())
-    one_way = ["recall@1", "recall@5", "recall@10", "mean_rank", "median_rank", "map@r"]
+    one_way = ["recall@1", "recall@5", "recall@10", "mean_rank", "median_rank", "map@r", "r_precision"]
     expected = {f"{way}_{name}" for way in ("image_to_text", "text_to_image") for name in one_way}
-    assert set(found) == expected | {"map@r", "mean_recall"}
+    assert set(found) == expected | {"map@r", "r_precision", "mean_recall"}
     assert all(isinstance(value, float) for value in found.values())
     maps = [found["image_to_text_map@r"], found["text_to_image_map@r"]]
     assert found["map@r"] == pytest.approx(sum(maps) / 2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("classes", [7, 2])  # by tiles, and by whole rows
+def test_r_precision_is_the_share_of_twins_among_the_r_best(classes: int) -> None:
+    """Pictures of a few classes, near-duplicates of one another: positives by label, both ways, in loops."""
+    rng = torch.Generator().manual_seed(0)
+    labels = (torch.arange(20) % classes).tolist()
+    text_images = torch.arange(20).repeat_interleave(CAPTIONS_PER_IMAGE)
+    image = torch.randn(classes, 16, generator=rng)[labels] + torch.randn(20, 16, generator=rng)
+    text = image[text_images] + 2 * torch.randn(len(text_images), 16, generator=rng)
+    image, text = (torch.nn.functional.normalize(features, dim=-1) for features in (image, text))
+    of_text = [labels[i] for i in text_images.tolist()]
+    scores = (image.double() @ text.double().T).tolist()
+
+    def literal(rows: list[list[float]], own: list[int], other: list[int]) -> float:
+        shares = []
+        for row, label in zip(rows, own, strict=True):
+            size = other.count(label)
+            best = sorted(range(len(row)), key=lambda j: -row[j])[:size]
+            shares.append(sum(other[j] == label for j in best) / size)
+        return sum(shares) / len(shares)
+
+    expected = (
+        literal(scores, labels, of_text),
+        literal([list(row) for row in zip(*scores, strict=True)], of_text, labels),
+    )
+    for chunk in (None, 3):
+        found = retrieval_metrics(image, text, value_keys(text_images, labels), chunk=chunk)
+        assert (found["image_to_text_r_precision"], found["text_to_image_r_precision"]) == pytest.approx(expected)
+        assert found["r_precision"] == pytest.approx(sum(expected) / 2)
+    assert 1.3 / classes < min(expected) < max(expected) < 0.9
 
 
 def test_perfect_features_are_perfect_under_each_rule() -> None:
