@@ -76,7 +76,7 @@ def _zero_shot(evaluation: Evaluation, encoder: DualEncoder) -> At:
 
     def at(shift: float) -> dict[str, float]:
         ranks = metrics.class_ranks(scores + shift * right, found.labels)
-        recalls = [(ranks[found.labels == label] == 1).double().mean() for label in found.labels.unique()]
+        recalls = [(ranks[found.labels == label] == 1).double().mean() for label in sorted(set(found.labels.tolist()))]
         shares = {f"acc{k}": metrics.hit_share(ranks, k) for k in (1, 5)}
         return {**shares, "mean_per_class_recall": torch.stack(recalls).mean().item()}
 
@@ -106,7 +106,8 @@ def _caption_selection(evaluation: Evaluation) -> At:
 
 def _winoground(evaluation: Evaluation) -> At:
     data = evaluation.data
-    pairs = zip(data.image_features.split(2), data.text_features.split(2), strict=True)
+    shape = (-1, 2, data.image_features.shape[1])
+    pairs = zip(data.image_features.view(shape), data.text_features.view(shape), strict=True)
     scores = torch.stack([_cosines(images, captions) for images, captions in pairs])  # (p, picture, caption)
     own = scores.diagonal(dim1=1, dim2=2)
     text = own - scores.flip(2).diagonal(dim1=1, dim2=2)

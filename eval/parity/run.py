@@ -69,8 +69,8 @@ class Row:
 def peer_job(task: Task, model: Path, batch: int, workers: int, output: Path) -> dict[str, Any]:
     """What CLIP_benchmark is to do; without AMP, which on a CPU would be bf16 and give other numbers."""
     if task.theirs == "winoground":
-        words = {"winoground": str(task.data), "model": f"local-dir:{model}", "output": str(output)}
-        return {**words, "batch_size": batch, "num_workers": workers}
+        files = {"winoground": str(task.data), "model": f"local-dir:{model}", "output": str(output)}
+        return {**files, "batch_size": batch, "num_workers": workers}
     if task.name == "sugar_crepe":
         where = ["--dataset", "sugar_crepe/swap_obj", "--dataset_root", str(task.data.parents[1])]
     else:
@@ -142,9 +142,8 @@ def table(rows: Sequence[Row]) -> str:
     lines = ["| data | metric | ours | CLIP_benchmark | largest difference | |", "|---|---|---|---|---|---|"]
     for row in rows:
         cells = [" .. ".join(f"{value:.6f}" for value in sorted({min(v), max(v)})) for v in (row.ours, row.theirs)]
-        note = "" if row.verdict == "equal" else row.verdict
-        if row.verdict == "tie":
-            note += f": anything from {row.bounds[0]:.4f} to {row.bounds[1]:.4f}"
+        possible = f": anything from {row.bounds[0]:.4f} to {row.bounds[1]:.4f}" if row.verdict == "tie" else ""
+        note = "" if row.verdict == "equal" else f"{row.verdict}{possible}"
         lines.append(f"| {row.data} | {row.metric} | {cells[0]} | {cells[1]} | {row.difference:.1e} | {note} |")
     return "\n".join(lines)
 

@@ -59,9 +59,9 @@ def open_source(
 
     Args:
         path: a Parquet, CSV, TSV, JSON lines or WebDataset tar file; a glob or {00..07} pattern of such files, which
-            are read as one; a folder of them; a folder of pictures with captions.csv (or metadata.jsonl, ...) or
-            with a .txt beside each picture; a `datasets` Hub name ("owner/name" or "owner/name:config") or
-            `save_to_disk` folder; or "synthetic://scenes".
+            are read as one; a folder of them (of tars, also in CLIP_benchmark's layout); a folder of pictures with
+            captions.csv (or metadata.jsonl, ...) or with a .txt beside each picture; a `datasets` Hub name
+            ("owner/name" or "owner/name:config") or `save_to_disk` folder; or "synthetic://scenes".
         format: one of FORMATS, where the path does not say it.
         split: split of a data set or folder.
         rows: only the first so many rows.

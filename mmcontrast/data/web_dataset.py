@@ -107,7 +107,7 @@ def classes_in(data: bytes, names: Sequence[str]) -> list[str]:
         raise ValueError("the labels are no vector of numbers")
     if len(vector) != len(names):
         raise ValueError(f"the label vector has {len(vector)} numbers, {CLASSNAMES} has {len(names)} names")
-    return [names[place] for place in np.flatnonzero(vector)]
+    return [names[place] for place in np.flatnonzero(vector).tolist()]
 
 
 def label_vector(numbers: Iterable[int], classes: int) -> bytes:

@@ -81,7 +81,7 @@ def write_web_dataset(
     """
     folder = Path(output)
     names = _class_names(source, kind, classnames)
-    notes = {KIND: [kind]}
+    notes: dict[str, list[str]] = {KIND: [kind]}
     if names is not None:
         notes[CLASSNAMES] = names
         notes[TEMPLATES] = _templates(templates, folder)
@@ -178,16 +178,20 @@ def _answer(source: PairSource, i: int, kind: Kind, number_of: dict[str, int]) -
 
 def _picture(source: bytes | Path, max_pixels: int) -> tuple[str, bytes, bool]:
     """Extension and bytes of a picture, and whether it had to be encoded anew."""
-    try:
-        data = source if isinstance(source, bytes) else source.read_bytes()
-    except OSError as error:
-        raise DataError(f"{source}: cannot be read: {error.strerror}") from None
+    data = source if isinstance(source, bytes) else _read(source)
     decoded = decode_image(data, max_pixels)  # a damaged one would end CLIP_benchmark in the middle
     if (extension := _seen_alike(data)) is not None:
         return extension, data, False
     buffer = io.BytesIO()
     decoded.save(buffer, format="PNG")
     return "png", buffer.getvalue(), True
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}") from None
 
 
 def _seen_alike(data: bytes) -> str | None:

@@ -8,7 +8,10 @@ import subprocess
 from pathlib import Path
 
 import parity_environment
+import pyarrow.parquet as pq
 import pytest
+from foreign_fakes import stir
+from model_fakes import IMAGE_TOWERS, tiny_spec
 from parity_compare import verdict
 from parity_data import Task, write_all
 from run import compare, table
@@ -16,9 +19,10 @@ from typer.testing import CliRunner
 
 from mmcontrast.cli import app
 from mmcontrast.export.to_open_clip import write
-from mmcontrast.models import DualEncoder
+from mmcontrast.models import SentencePieceTokenizer, build_dual_encoder, train_sentencepiece
 
-ROWS = 100
+ROWS = 60
+TEXT = {"width": 32, "heads": 2, "layers": 1}
 # Many captions there stand with several pictures, so that their order is chance in CLIP_benchmark.
 TIED = {("ucm_captions", f"text_retrieval_recall@{k}") for k in (1, 5, 10)}
 
@@ -37,11 +41,23 @@ def tasks(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[T
     return write_all(shared_data, tmp_path_factory.mktemp("data"), ROWS)
 
 
-def test_every_shared_metric(python: Path, tasks: list[Task], tiny_run: Path, tmp_path: Path) -> None:
-    ours, theirs = tiny_run / "model", tmp_path / "open_clip"
-    theirs.mkdir()
-    write(DualEncoder.from_pretrained(ours), theirs)
-    rows, versions = compare(python, (ours, theirs), tasks, tmp_path, ["64:1", "7:0", "256:3"])
+@pytest.fixture(scope="module")
+def models(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Weights that were never trained, far from their start: our folder, and open_clip's."""
+    folder = tmp_path_factory.mktemp("models")
+    captions = pq.read_table(shared_data / "flickr8k" / "val.parquet", columns=["captions"])["captions"].to_pylist()
+    words = train_sentencepiece([text for row in captions for text in row], 1000)
+    spec = tiny_spec(IMAGE_TOWERS["open_clip_vit"], {"library": "open_clip", "context_length": 40, "kwargs": TEXT})
+    model = build_dual_encoder(spec, SentencePieceTokenizer(words, 40), seed=0).eval()
+    stir(model)
+    model.save_pretrained(folder / "ours")
+    (folder / "open_clip").mkdir()
+    write(model, folder / "open_clip")
+    return folder / "ours", folder / "open_clip"
+
+
+def test_every_shared_metric(python: Path, tasks: list[Task], models: tuple[Path, Path], tmp_path: Path) -> None:
+    rows, versions = compare(python, models, tasks, tmp_path, ["64:0", "7:3"])
     assert versions["clip-benchmark"] == "1.6.2"
     assert {row.metric for row in rows} == {
         *("acc1", "acc5", "mean_per_class_recall", "mean_average_precision", "acc", "image_acc", "text_acc"),
@@ -53,7 +69,7 @@ def test_every_shared_metric(python: Path, tasks: list[Task], tiny_run: Path, tm
         assert row.verdict != "different", table([row])
 
 
-def test_build_reads_our_json(python: Path, tasks: list[Task], tiny_run: Path, tmp_path: Path) -> None:
+def test_build_reads_our_json(python: Path, tasks: list[Task], models: tuple[Path, Path], tmp_path: Path) -> None:
     names = {"flickr8k": "retrieval", "cifar10": "zero_shot"}
     suite = [
         {"name": task.name, "task": task.ours, "data": str(task.data)}
@@ -61,7 +77,7 @@ def test_build_reads_our_json(python: Path, tasks: list[Task], tiny_run: Path, t
         if names.get(task.name) == task.ours
     ]
     (tmp_path / "suite.yaml").write_text(json.dumps({"tasks": suite}))
-    words = ["evaluate", str(tiny_run / "model"), "--suite", str(tmp_path / "suite.yaml"), "--workers", "0"]
+    words = ["evaluate", str(models[0]), "--suite", str(tmp_path / "suite.yaml"), "--workers", "0"]
     done = CliRunner().invoke(app, [*words, "--clip-benchmark-json", str(tmp_path / "json")])
     assert done.exit_code == 0, done.output
     command = [str(python), "-m", "clip_benchmark.cli", "build", str(tmp_path / "json"), "--output"]
@@ -71,7 +87,7 @@ def test_build_reads_our_json(python: Path, tasks: list[Task], tiny_run: Path, t
     scores = json.loads(done.stdout)
     assert float(found["cifar10"]["acc5"]) == scores["cifar10"]["acc5"]
     assert float(found["flickr8k"]["image_retrieval_recall@5"]) == scores["flickr8k"]["text_to_image_recall@5"]
-    assert found["flickr8k"]["model_fullname"] == f"{tiny_run / 'model'} "
+    assert found["flickr8k"]["model_fullname"] == f"{models[0]} "
     assert found["flickr8k"]["acc1"] == ""
 
 
