@@ -18,6 +18,8 @@ Task = Literal[
     "caption_selection",
     "winoground",
     "multi_label",
+    "multilingual",
+    "robustness",
 ]
 TASKS: tuple[Task, ...] = get_args(Task)
 CAPTION_TASKS: tuple[Task, ...] = (
@@ -28,7 +30,8 @@ CAPTION_TASKS: tuple[Task, ...] = (
     "caption_selection",
     "winoground",
     "multi_label",
+    "multilingual",
 )
-"""Those that need captions."""
+"""Those that need captions; robustness takes them where there are some."""
 PROBE_TASKS: tuple[Task, ...] = ("linear_probe", "knn", "few_shot")
 """Those that learn from labelled train pictures."""

@@ -37,6 +37,7 @@ class FakeSource:
     name: str = "fake.parquet"
     columns: Columns = field(default_factory=lambda: Columns("image", ("captions",)))
     bad_rows: list[BadRow] = field(default_factory=list)
+    column_numbers: list[list[int]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -47,6 +48,12 @@ class FakeSource:
 
     def captions(self, i: int) -> list[str]:
         return self.texts[i] if self.texts else []
+
+    def caption_columns(self, i: int) -> list[int]:
+        """One caption of each column in turn, unless `column_numbers` says otherwise."""
+        if self.column_numbers:
+            return self.column_numbers[i]
+        return [number % len(self.columns.captions) for number in range(len(self.captions(i)))]
 
     def label(self, i: int) -> int | None:
         return self.labels[i] if self.labels else None

@@ -182,7 +182,7 @@ def run_evaluation(
     templates = load_templates(templates) if isinstance(templates, str | Path) else templates
     classnames = load_classnames(classnames) if isinstance(classnames, str | Path) else classnames
     tasks = [task] if isinstance(task, str) else list(task)
-    if caption_columns is None and not set(tasks) & set(CAPTION_TASKS):
+    if caption_columns is None and not set(tasks) & {*CAPTION_TASKS, "robustness"}:
         caption_columns = ()  # a row without a caption is as good as any other here
     chosen = None if caption_columns is None else tuple(caption_columns)
     shared = shared or SharedWork()

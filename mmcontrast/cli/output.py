@@ -12,19 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from mmcontrast.cli.score_tables import Scores, cell, score_tables
 from mmcontrast.errors import UNPRINTABLE, MMContrastError, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
-    from rich.text import Text
 
     from mmcontrast.build import Results, Sweep
     from mmcontrast.export.formats import Exported
     from mmcontrast.export.hub import Pushed
-
-_LONGEST_CELL = 300
-Scores = Mapping[str, Mapping[str, float | None]]
 
 
 def echo(text: str, *, err: bool = False) -> None:
@@ -93,7 +90,7 @@ def show_negatives(found: Mapping[str, Any], page: Path, json_file: Path | None)
     pairs = Table("p" if found["calibrated"] else "cosine", "caption", "and the other's caption")
     for pair in found["false_negatives"][:5]:
         value = pair["probability"] if found["calibrated"] else pair["cosine"]
-        pairs.add_row(f"{value:.2f}", _cell(pair["caption"]), _cell(pair["other_caption"]))
+        pairs.add_row(f"{value:.2f}", cell(pair["caption"]), cell(pair["other_caption"]))
     console = Console()
     console.print(shares)
     if pairs.row_count:
@@ -217,20 +214,9 @@ def progress(name: str) -> Iterator[Advance]:
         yield Advance(bar, bar.add_task(name, total=None), name, console)
 
 
-def _cell(text: str) -> Text:
-    """Text in a table as it stands: no markup, nothing that a terminal would obey."""
-    from rich.text import Text
-
-    return Text(printable(text if len(text) <= _LONGEST_CELL else text[:_LONGEST_CELL] + "..."))
-
-
 def _table(results: Scores, *, stderr: bool = False) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table("task", "metric", "value")
-    for task, metrics in results.items():
-        for metric, value in metrics.items():
-            table.add_row(_cell(task), _cell(metric), "-" if value is None else f"{value:.4g}")
-        table.add_section()
-    Console(stderr=stderr).print(table)
+    console = Console(stderr=stderr)
+    for table in score_tables(results):
+        console.print(table)

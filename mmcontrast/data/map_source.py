@@ -30,6 +30,7 @@ class RowSource:
         pictures: access to the pictures.
         label_names: names of the classes, or None.
         bad_rows: rows left out.
+        caption_columns: number of the column that each caption of each row stood in; None where there is but one.
 
     Attributes:
         fingerprint: what tells the data from any other, where a library knows it; else None.
@@ -44,6 +45,7 @@ class RowSource:
         pictures: Pictures,
         label_names: list[str] | None,
         bad_rows: list[BadRow],
+        caption_columns: Sequence[Sequence[int]] | None = None,
     ) -> None:
         self.name, self.columns, self.bad_rows = name, columns, bad_rows
         self.fingerprint: str | None = None
@@ -55,6 +57,8 @@ class RowSource:
         self._file_numbers = np.array([number_of[raw.file] for _, raw in rows], dtype=np.int32)
         self._offsets = np.fromiter(accumulate(map(len, captions), initial=0), dtype=np.int64)
         self._captions = pa.array(chain.from_iterable(captions), type=pa.large_string())
+        places = None if caption_columns is None else chain.from_iterable(caption_columns)
+        self._caption_columns = None if places is None else np.fromiter(places, dtype=np.int32)
         labels, self.label_names = encode_labels([raw.label for _, raw in rows], label_names, name)
         self._labels: NDArray[np.int64] | None = labels
         groups = [clean_group(raw.group) for _, raw in rows]
@@ -72,6 +76,14 @@ class RowSource:
         start, stop = self._offsets[i], self._offsets[i + 1]
         captions: list[str] = self._captions.slice(start, stop - start).to_pylist()
         return captions
+
+    def caption_columns(self, i: int) -> list[int]:
+        """For each caption of row i the place in `columns.captions` of the column that it stood in."""
+        start, stop = self._offsets[i], self._offsets[i + 1]
+        if self._caption_columns is None:
+            return [0] * int(stop - start)
+        numbers: list[int] = self._caption_columns[start:stop].tolist()
+        return numbers
 
     def caption_counts(self) -> NDArray[np.int64]:
         """(n,) number of captions of every row."""
@@ -133,10 +145,12 @@ def collect(
     """
     rows: list[tuple[int, RawRow]] = []
     captions: list[list[str]] = []
+    numbers: list[list[int]] | None = [] if len(columns.captions) > 1 else None
     bad_rows: list[BadRow] = []
     first_with: dict[tuple[str, str | None], int] = {}
     for position, raw in enumerate(islice(raw_rows, limit)):
-        texts = clean_captions(raw.captions)
+        cells = [clean_captions([cell]) for cell in raw.captions]
+        texts, own = list(chain.from_iterable(cells)), [number for number, cell in enumerate(cells) for _ in cell]
         if raw.problem is None and columns.captions and not texts and not captions_optional:
             raw.problem = f"no caption: {', '.join(map(repr, columns.captions))} empty or missing"
         raw.problem = raw.problem or pictures.problem(position)
@@ -148,12 +162,16 @@ def collect(
         key = (os.path.dirname(raw.file), picture)
         if picture is not None and (known := first_with.setdefault(key, len(rows))) < len(rows):
             captions[known] += texts
+            if numbers is not None:
+                numbers[known] += own
             continue
         rows.append((position, raw))
         captions.append(texts)
+        if numbers is not None:
+            numbers.append(own)
     if not rows:
         raise no_rows(name, bad_rows)
-    return RowSource(name, columns, rows, captions, pictures, label_names, bad_rows)
+    return RowSource(name, columns, rows, captions, pictures, label_names, bad_rows, numbers)
 
 
 def no_rows(name: str, bad_rows: Sequence[BadRow]) -> DataError:

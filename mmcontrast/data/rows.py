@@ -54,6 +54,14 @@ class PairSource(Protocol):
         """Position of the row in its file, from 0, a header not counted."""
 
 
+@runtime_checkable
+class ColumnedSource(PairSource, Protocol):
+    """A `PairSource` that knows which column a caption stood in."""
+
+    def caption_columns(self, i: int) -> list[int]:
+        """For each caption of row i the place of its column in `columns.captions`."""
+
+
 @dataclass(slots=True)
 class RawRow:
     """A row as it stands in the file.

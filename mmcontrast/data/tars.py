@@ -88,7 +88,8 @@ def tar_rows(file: str, columns: Columns, *, pictures: bool) -> Iterator[RawRow]
             else:
                 fields = _json(tar, sample) if any(cell and cell not in sample.members for cell in cells) else {}
                 raw.captions = [
-                    _cell(tar, sample, fields, column) for column in columns.captions if column != LABEL_VECTOR
+                    None if column == LABEL_VECTOR else _cell(tar, sample, fields, column)
+                    for column in columns.captions
                 ]
                 raw.label = _cell(tar, sample, fields, columns.label)
                 raw.group = _cell(tar, sample, fields, columns.group)
@@ -96,7 +97,7 @@ def tar_rows(file: str, columns: Columns, *, pictures: bool) -> Iterator[RawRow]
                 raw.image = _read(tar, member) if pictures else member
                 raw.problem = None if member.size else f"empty picture of key {sample.key}"
                 if names and raw.problem is None:
-                    raw.problem = _add_classes(raw, tar, sample, names)
+                    raw.problem = _add_classes(raw, columns, tar, sample, names)
             yield raw
 
 
@@ -107,14 +108,15 @@ def _names_of_vectors(file: str) -> list[str]:
     return names
 
 
-def _add_classes(raw: RawRow, tar: BinaryIO, sample: Sample, names: Sequence[str]) -> str | None:
+def _add_classes(raw: RawRow, columns: Columns, tar: BinaryIO, sample: Sample, names: Sequence[str]) -> str | None:
     """The classes of a label vector as captions; returns what is wrong with it."""
     if LABEL_VECTOR not in sample.members:
         return f"no .{LABEL_VECTOR} of key {sample.key}"
     try:
-        raw.captions.append(classes_in(_read(tar, sample.members[LABEL_VECTOR]), names))
+        classes = classes_in(_read(tar, sample.members[LABEL_VECTOR]), names)
     except ValueError as error:
         return f"{error} (key {sample.key})"
+    raw.captions[columns.captions.index(LABEL_VECTOR)] = classes
     return None
 
 

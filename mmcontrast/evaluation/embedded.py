@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -58,6 +58,29 @@ class EmbeddedData:
         if all(value is None for value in values):
             raise DataError(f"{self.name}: positives by {rule} need a {rule} column, and it has none")
         return value_keys(self.text_images, values)
+
+
+def select_rows(data: EmbeddedData, pictures: Tensor, captions: Tensor) -> EmbeddedData:
+    """Some pictures and some of their captions as a data set of their own.
+
+    Args:
+        data: all of them.
+        pictures: (k,) int64, ascending.
+        captions: (j,) int64, ascending; each of one of these pictures.
+    """
+    place = torch.full((len(data.positions),), -1)
+    place[pictures] = torch.arange(len(pictures))
+    rows = pictures.tolist()
+    return replace(
+        data,
+        image_features=data.image_features[pictures],
+        positions=data.positions[pictures],
+        text_features=data.text_features[captions],
+        captions=[data.captions[caption] for caption in captions.tolist()],
+        text_images=place[data.text_images[captions]],
+        labels=[data.labels[row] for row in rows],
+        groups=[data.groups[row] for row in rows],
+    )
 
 
 def embed_data(

@@ -77,7 +77,8 @@ class Details:
     Attributes:
         items: {metric: items}, the metric being their mean; `..._median_rank` is the median of the values of
             `..._mean_rank`.
-        means: {metric: metrics}, the metric being the plain mean of those others that are not None.
+        means: {metric: others}, the metric being the plain mean of those others that are not None; they are metrics or
+            names of `items`, and may be means themselves.
         classified: for recall per class, precision and F1.
         confidences: {"ece": before, "ece_calibrated": after} a temperature.
         label_scores: for mean average precision.

@@ -6,19 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from mmcontrast.data.corruptions import CorruptedSource
 from mmcontrast.data.kept_pictures import KeptPictures
 from mmcontrast.data.rows import PairSource
-from mmcontrast.embedding import Advance, Encoder, embed_texts
+from mmcontrast.embedding import Advance, EmbeddedImages, Encoder, embed_images, embed_texts
 from mmcontrast.errors import DataError
 from mmcontrast.evaluation.embedded import EmbeddedData as EmbeddedData
 from mmcontrast.evaluation.embedded import embed_data as embed_data
 from mmcontrast.evaluation.feature_memory import FeatureMemory
 from mmcontrast.evaluation.metrics import Metrics
+from mmcontrast.evaluation.multilingual import check_columns
 from mmcontrast.evaluation.outcomes import Details, TaskResult
 from mmcontrast.evaluation.positives import check_rule
 from mmcontrast.evaluation.ranking import Ranking
 from mmcontrast.evaluation.retrieval import RECALL_KS
-from mmcontrast.evaluation.task_table import TABLE, TaskContext
+from mmcontrast.evaluation.task_context import TaskContext
+from mmcontrast.evaluation.task_table import TABLE
 from mmcontrast.evaluation.zero_shot import DEFAULT_TEMPLATES, ZeroShotResult, check_templates
 from mmcontrast.preprocess import MAX_IMAGE_PIXELS
 from mmcontrast.task_names import CAPTION_TASKS, PROBE_TASKS, TASKS
@@ -101,6 +104,8 @@ def run_tasks(
         together: all ranks call this, and share the batches of pictures and captions out.
     """
     _check_tasks(tasks, train)
+    if "multilingual" in tasks:
+        check_columns(source)
     check_rule(positives)
     check_templates(templates := list(DEFAULT_TEMPLATES if templates is None else templates))
     embed = partial(
@@ -113,7 +118,15 @@ def run_tasks(
         together=together,
     )
     of_captions = [task for task in tasks if task in CAPTION_TASKS]
-    data = embed(source, texts=bool(of_captions), needed_by=", ".join(of_captions), kept=kept, memory=memory)
+    texts = bool(of_captions) or ("robustness" in tasks and any(source.captions(i) for i in range(len(source))))
+    data = embed(source, texts=texts, needed_by=", ".join(of_captions), kept=kept, memory=memory)
+
+    def embed_corrupted(name: str, severity: int) -> EmbeddedImages:
+        side = encoder.preprocess.image_size
+        corrupted = CorruptedSource(source, name, severity, side, seed=seed, max_image_pixels=max_image_pixels)
+        return embed_images(
+            encoder, corrupted, batch_size=batch_size, workers=workers, progress=progress, together=together
+        )
 
     def embed_train(pictures: PairSource) -> tuple[EmbeddedData, list[str]]:
         learnt_from = embed(pictures, texts=False, memory=train_memory)
@@ -123,6 +136,7 @@ def run_tasks(
         data=data,
         source=source,
         encode=partial(embed_texts, encoder, batch_size=batch_size, together=together),
+        embed_corrupted=embed_corrupted,
         embed_train=None if train is None else partial(embed_train, train),
         positives=positives,
         ks=ks,

@@ -49,6 +49,7 @@ class Sums:
     def aim_few(self, start: int, places: Tensor, targets: Tensor, logits: Tensor) -> None:
         """Add the targets (k,) of a few pairs, whose rows or columns are start + places (k,)."""
         count, wanted = self._aimed()
+        targets = targets.to(logits.dtype)
         count.index_add_(0, start + places, targets)
         wanted.index_add_(0, start + places, targets * logits)
 
@@ -113,7 +114,7 @@ class Few:
         own = where // width + rows.start == where % width + columns.start
 
         def targets(values: Tensor | None) -> Tensor | None:
-            return None if values is None else values.to(like.dtype).masked_fill(own, 0.0)
+            return None if values is None else values.masked_fill(own, 0)  # as small as they came, like the weights
 
         def weights(log_weights: Tensor | None, positives: Tensor | None) -> Tensor:
             if log_weights is None:
@@ -126,6 +127,7 @@ class Few:
         text, text_targets = image, image_targets
         if counts.text_log_weights is not counts.log_weights or counts.text_positives is not counts.positives:
             text = weights(counts.text_log_weights, counts.text_positives)
+        if counts.text_positives is not counts.positives:
             text_targets = targets(counts.text_positives)
         return cls(where, image, text, image_targets, text_targets)
 

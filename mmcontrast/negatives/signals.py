@@ -85,12 +85,14 @@ def upper_rank_at(values: Tensor, reference: Tensor, anchors: Tensor) -> Tensor:
     """`upper_rank` (k,) of single values (k,) among the rows `anchors` (k,) of `reference` (n, r)."""
     size = reference.shape[1]
     bits = size.bit_length()
-    full = F.pad(reference, (0, (1 << bits) - 1 - size), value=torch.inf)  # as it is where r is 2^bits - 1
-    flat, values = full.reshape(-1), values + TIE
-    place = anchors * full.shape[1] - 1  # of the last one of the row that is known not to be above
+    if missing := (1 << bits) - 1 - size:  # padding by nothing would copy
+        reference = F.pad(reference, (0, missing), value=torch.inf)
+    flat, values = reference.reshape(-1), values + TIE
+    before = anchors.int().mul_(reference.shape[1]).sub_(1)  # 32 bits: half of the memory to walk through
+    place = before.clone()  # of the last one of the row that is known not to be above
     for step in (1 << bit for bit in reversed(range(bits))):
-        place = place + step * (flat.index_select(0, place + step) <= values)
-    above = size - 1 - (place - anchors * full.shape[1])
+        place.add_((flat.index_select(0, place + step) <= values).int(), alpha=step)
+    above = before.add_(size).sub_(place)
     return math.log(size) - (above + 1).clamp(max=size).to(values.dtype).log()
 
 

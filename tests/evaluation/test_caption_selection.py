@@ -66,6 +66,16 @@ def test_a_picture_of_several_rows_has_several_questions() -> None:
         run_tasks(FakeEncoder(), source, ["caption_selection"])
 
 
+def test_lists_in_columns_are_refused_and_not_misread() -> None:
+    columns = Columns("image", ("right", "wrong"))
+    texts = [["1", "2", "7", "8"], ["2", "3"]]  # ["1", "2"] in one column, ["7", "8"] in the other
+    source = FakeSource(codes=[1, 2], texts=texts, columns=columns, column_numbers=[[0, 0, 1, 1], [0, 1]])
+    with pytest.raises(
+        DataError, match="row 0 has several captions in one column: caption_selection takes one of each"
+    ):
+        run_tasks(FakeEncoder(), source, ["caption_selection"])
+
+
 def test_hard_captions_by_loops() -> None:
     encoder = FakeEncoder()
     captions = ["a dog of 1 on a big red hill", "two cats of 2", "a man of 3 in the city"]

@@ -44,13 +44,20 @@ def found() -> Evaluation:
 def test_metrics_are_means_of_their_items(found: Evaluation, task: str) -> None:
     details, metrics = found.details[task], found.results[task]
     assert details.items
+    known = dict(metrics)
     for name, (values, pictures) in details.items.items():
-        assert values.double().mean().item() == pytest.approx(metrics[name], abs=1e-12), name
+        known.setdefault(name, values.double().mean().item())  # recalls under a corruption are no metrics themselves
+        assert values.double().mean().item() == pytest.approx(known[name], abs=1e-12), name
         assert values.shape == pictures.shape
         assert pictures.dtype == torch.int64
         assert 0 <= int(pictures.min()) <= int(pictures.max()) < N - 1  # one could not be decoded
     for name, of in details.means.items():
-        assert np.mean([metrics[other] for other in of]) == pytest.approx(metrics[name])
+        defined = [value for other in of if (value := known[other]) is not None]
+        assert np.mean(defined) == pytest.approx(metrics[name]), name
+    bare = {"mean_recall", "acc1"} if task == "robustness" else set(metrics)
+    for name in bare - {"strength", "temperature", "ece", "ece_calibrated", "mean_per_class_recall"}:
+        whole = name in details.items or name in details.means or metrics[name] is None
+        assert whole or name.startswith(("macro_", "acc1_sd")) or "median" in name or task == "geometry", name
     for name in metrics:
         if name.endswith("median_rank"):
             ranks = details.items[name.replace("median", "mean")].values

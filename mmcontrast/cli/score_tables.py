@@ -1,0 +1,76 @@
+"""Scores as tables in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from mmcontrast.errors import printable
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+LONGEST_CELL = 300
+Scores = Mapping[str, Mapping[str, float | None]]
+Metrics = Mapping[str, float | None]
+
+
+def score_tables(results: Scores) -> Iterator[Table]:
+    """One table of all metrics; those named ROW/COLUMN, as of robustness, stand in grids of their own."""
+    from rich.table import Table
+
+    table = Table("task", "metric", "value")
+    for task, metrics in results.items():
+        for metric, value in metrics.items():
+            if "/" not in metric:
+                table.add_row(cell(task), cell(metric), _number(value))
+        table.add_section()
+    if table.row_count:
+        yield table
+    for task, metrics in results.items():
+        for rows in _grids(metrics):
+            columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+            grid = Table()
+            for heading in (task, *map(_short, columns)):
+                grid.add_column(cell(heading))
+            for name, row in rows.items():
+                grid.add_row(cell(name), *(_number(row[column]) if column in row else "" for column in columns))
+            yield grid
+
+
+def _grids(metrics: Metrics) -> list[dict[str, dict[str, float | None]]]:
+    """{row: {column: value}} for each group of rows that have columns in common."""
+    rows: dict[str, dict[str, float | None]] = {}
+    for metric, value in metrics.items():
+        place, slash, column = metric.rpartition("/")
+        if slash:
+            rows.setdefault(place, {})[column] = value
+    grids: list[dict[str, dict[str, float | None]]] = []
+    for name, row in rows.items():
+        fitting = (grid for grid in grids if any(row.keys() & other.keys() for other in grid.values()))
+        if (grid := next(fitting, None)) is None:
+            grids.append(grid := {})
+        grid[name] = row
+    return grids
+
+
+def _short(metric: str) -> str:
+    """Many columns have to fit into a terminal."""
+    return (
+        metric.replace("image_to_text_", "i→t ")
+        .replace("text_to_image_", "t→i ")
+        .replace("recall@", "R@")
+        .replace("_", " ")
+    )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def cell(text: str) -> Text:
+    """Text in a table as it stands: no markup, nothing that a terminal would obey."""
+    from rich.text import Text
+
+    return Text(printable(text if len(text) <= LONGEST_CELL else text[:LONGEST_CELL] + "..."))
