@@ -15,8 +15,12 @@ from mmcontrast.config import load_config
 CONFIG: dict[str, Any] = {
     "model": {
         "embed_dim": 64,
-        "image": {"library": "timm", "name": "resnet10t", "image_size": 64},
-        "text": {"library": "open_clip", "context_length": 40, "kwargs": {"width": 128, "heads": 4, "layers": 2}},
+        "image": {
+            "library": "open_clip",
+            "image_size": 32,
+            "kwargs": {"layers": 3, "width": 96, "head_width": 32, "patch_size": 8},
+        },
+        "text": {"library": "open_clip", "context_length": 40, "kwargs": {"width": 64, "heads": 2, "layers": 2}},
         "tokenizer": {"kind": "sentencepiece", "vocab_size": 4000},
     },
     "data": {"workers": 0, "augmentation": "light"},
