@@ -9,23 +9,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mmcontrast import distributed
+from mmcontrast.build.intervals import interval_document, scored_intervals
 from mmcontrast.build.remarks import remarks
 from mmcontrast.build.reporting import chance
 from mmcontrast.data import PairSource, PairStream
-from mmcontrast.evaluation.intervals import LEVEL, RESAMPLES, evaluation_intervals
 from mmcontrast.evaluation.tasks import Evaluation
 from mmcontrast.report.negatives import NegativesView
 
 if TYPE_CHECKING:
     from mmcontrast.training.schedule import Progress
 
-SEED = 0
-
 
 def run_intervals(evaluation: Evaluation) -> dict[str, Any]:
-    """intervals.json: {"level", "resamples", "seed", "intervals": {task: {metric: [low, high] or null}}}."""
-    found = evaluation_intervals(evaluation, resamples=RESAMPLES, seed=SEED, level=LEVEL)
-    return {"level": LEVEL, "resamples": RESAMPLES, "seed": SEED, "intervals": found}
+    """intervals.json, see `interval_document`."""
+    return interval_document(scored_intervals(evaluation))
 
 
 def run_facts(

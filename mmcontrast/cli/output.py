@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mmcontrast.cli.score_tables import Scores, cell, score_tables
+from mmcontrast.cli.score_tables import Ranges, Scores, cell, score_tables
 from mmcontrast.errors import UNPRINTABLE, MMContrastError, printable
 
 if TYPE_CHECKING:
@@ -63,9 +63,9 @@ def show_run(run: Results) -> None:
     echo(f"results: {run.run_dir}/results.json  model: {run.run_dir}/model  report: {run.run_dir}/report.html")
 
 
-def show_scores(results: Scores, output: Path | None) -> None:
-    """A table for people and JSON for programs: in the file, or alone on stdout."""
-    _table(results, stderr=output is None)
+def show_scores(results: Scores, output: Path | None, ranges: Ranges | None = None) -> None:
+    """A table for people, with intervals, and JSON for programs: in the file, or alone on stdout."""
+    _table(results, ranges, stderr=output is None)
     if output is None:
         typer.echo(as_json_text(results), nl=False)
     else:
@@ -214,9 +214,9 @@ def progress(name: str) -> Iterator[Advance]:
         yield Advance(bar, bar.add_task(name, total=None), name, console)
 
 
-def _table(results: Scores, *, stderr: bool = False) -> None:
+def _table(results: Scores, ranges: Ranges | None = None, *, stderr: bool = False) -> None:
     from rich.console import Console
 
     console = Console(stderr=stderr)
-    for table in score_tables(results):
+    for table in score_tables(results, ranges):
         console.print(table)

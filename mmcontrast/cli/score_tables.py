@@ -13,18 +13,20 @@ if TYPE_CHECKING:
 
 LONGEST_CELL = 300
 Scores = Mapping[str, Mapping[str, float | None]]
+Ranges = Mapping[str, Mapping[str, tuple[float, float] | None]]
 Metrics = Mapping[str, float | None]
 
 
-def score_tables(results: Scores) -> Iterator[Table]:
-    """One table of all metrics; those named ROW/COLUMN, as of robustness, stand in grids of their own."""
+def score_tables(results: Scores, ranges: Ranges | None = None) -> Iterator[Table]:
+    """One table of all metrics, with their 95 % intervals; those named ROW/COLUMN, as of robustness, stand in grids."""
     from rich.table import Table
 
-    table = Table("task", "metric", "value")
+    table = Table("task", "metric", "value", *(["95 % interval"] if ranges else []))
     for task, metrics in results.items():
         for metric, value in metrics.items():
             if "/" not in metric:
-                table.add_row(cell(task), cell(metric), _number(value))
+                more = [_range(ranges.get(task, {}).get(metric))] if ranges else []
+                table.add_row(cell(task), cell(metric), _number(value), *more)
         table.add_section()
     if table.row_count:
         yield table
@@ -67,6 +69,10 @@ def _short(metric: str) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
+
+
+def _range(ends: tuple[float, float] | None) -> str:
+    return "-" if ends is None else f"{ends[0]:.4g} to {ends[1]:.4g}"
 
 
 def cell(text: str) -> Text:

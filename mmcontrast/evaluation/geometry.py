@@ -55,7 +55,7 @@ def geometry_task(
     spans = _spans(len(texts))
     squared = torch.cat([(images[text_images[part]] - texts[part]).square().sum(dim=1) for part in spans])
     gap = images.mean(dim=0) - texts.mean(dim=0)
-    some_images, some_texts = (_some(features, max_rows, seed) for features in (images, texts))
+    some_images, some_texts = (some_rows(features, max_rows, seed) for features in (images, texts))
     found: Metrics = {
         "alignment": squared.mean().item(),
         "image_uniformity": uniformity(some_images),
@@ -107,7 +107,8 @@ def hubness(queries: Tensor, gallery: Tensor, k: int = HUB_K) -> float | None:
     return from_mean.pow(3).mean().item() / math.pow(variance, 1.5) if variance > 0 else None
 
 
-def _some(features: Tensor, most: int, seed: int) -> Tensor:
+def some_rows(features: Tensor, most: int, seed: int) -> Tensor:
+    """At most `most` rows, drawn at random; all of them in their order where they fit."""
     if len(features) <= most:
         return features
     return features[torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))[:most]]

@@ -17,23 +17,24 @@ from mmcontrast.report.negatives import NegativesView
 from mmcontrast.report.plots import chart_svg
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Of the templates."""
     # Captions are strangers' input: everything is escaped unless it is Markup made by ourselves.
-    environment = Environment(
+    made = Environment(
         loader=PackageLoader("mmcontrast.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"data_uri": views.data_uri, "readable": views.readable}
-    return environment
+    made.filters |= {"data_uri": views.data_uri, "readable": views.readable}
+    return made
 
 
 def render_report(inputs: ReportInputs) -> str:
     """The whole page: no script, no request to anywhere, pictures as data URIs."""
     return (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             inputs=inputs,
@@ -54,12 +55,12 @@ def render_report(inputs: ReportInputs) -> str:
 
 def write_report(inputs: ReportInputs, path: str | Path) -> Path:
     """Write the page to `path`; a reader never sees half of it, and a failure leaves the old one in place."""
-    return _write(render_report(inputs), Path(path))
+    return write_page(render_report(inputs), Path(path))
 
 
 def render_negatives(view: NegativesView, *, name: str, facts: Mapping[str, str] | None = None) -> str:
     """A page about the negatives of a data set alone."""
-    template = _environment().get_template("negatives_page.html.j2")
+    template = environment().get_template("negatives_page.html.j2")
     return template.render(view=view, drawn=_Drawn(view), name=name, facts=facts or {})
 
 
@@ -67,7 +68,7 @@ def write_negatives(
     view: NegativesView, path: str | Path, *, name: str, facts: Mapping[str, str] | None = None
 ) -> Path:
     """Write that page, as `write_report` does."""
-    return _write(render_negatives(view, name=name, facts=facts), Path(path))
+    return write_page(render_negatives(view, name=name, facts=facts), Path(path))
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ class _Drawn:
     wrong = staticmethod(negatives.same_in_words)
 
 
-def _write(page: str, path: Path) -> Path:
+def write_page(page: str, path: Path) -> Path:
+    """Write a page aside and then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -45,9 +45,21 @@ class Build(ModuleType):
         self.note("train", args, kwargs)
         return SimpleNamespace(run_dir=Path(args[0].output), results=SCORES)
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, dict[str, float | None]]:
+    def run_evaluation(self, *args: Any, **kwargs: Any) -> SimpleNamespace:
         self.note("evaluate", args, kwargs)
-        return {kwargs["task"]: {"value": float(len(self.calls))}}
+        return SimpleNamespace(results={kwargs["task"]: {"value": float(len(self.calls))}})
+
+    def scored_intervals(self, evaluation: SimpleNamespace) -> dict[str, dict[str, tuple[float, float]]]:
+        return {task: dict.fromkeys(metrics, (0.25, 0.75)) for task, metrics in evaluation.results.items()}
+
+    def interval_document(self, intervals: dict[str, Any]) -> dict[str, Any]:
+        return {"level": 0.95, "intervals": intervals}
+
+    def compare(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        self.note("compare", args, kwargs)
+        moved = {"value": 0.25, "interval": [0.125, 0.5], "p": 0.01, "p_holm": 0.04, "test": "sign flips"}
+        one = {"values": [0.5, 0.75], "intervals": [(0.25, 0.625), None], "differences": [None, moved]}
+        return {"models": args[0], "data": {"val.csv": {"retrieval": {"mean_recall": one}}}}
 
     class SharedWork:
         """Handed to all evaluations of a suite."""
@@ -158,7 +170,10 @@ def test_evaluate_writes_json_or_prints_it(build: Build, run: Callable[..., Resu
     }
     assert json.loads((tmp_path / "deep/out.json").read_text()) == {"zero_shot": {"value": 1.0}}
     assert "results: deep/out.json" in result.stdout
-    printed = run(*words)
+    assert "0.25 to 0.75" in result.stdout
+    printed = run(*words, "--intervals", "deep/intervals.json")
+    written = json.loads((tmp_path / "deep/intervals.json").read_text())
+    assert written == {"level": 0.95, "intervals": {"zero_shot": {"value": [0.25, 0.75]}}}
     assert json.loads(printed.stdout) == {"zero_shot": {"value": 2.0}}
     assert "a remark\n" in printed.stderr
 
@@ -183,14 +198,44 @@ def test_suite_runs_every_task(build: Build, run: Callable[..., Result], tmp_pat
         {"name": "classes", "task": "zero_shot", "data": "b.csv", "templates": ["a {}"], "label_column": "l"},
     ]
     (tmp_path / "suite.yaml").write_text(yaml.safe_dump({"tasks": tasks}))
-    run("evaluate", "m", "--suite", "suite.yaml", "--output", "out.json")
+    run("evaluate", "m", "--suite", "suite.yaml", "--output", "out.json", "--intervals", "intervals.json")
     assert json.loads((tmp_path / "out.json").read_text()) == {"plain": {"value": 1.0}, "classes": {"value": 2.0}}
+    assert json.loads((tmp_path / "intervals.json").read_text())["intervals"].keys() == {"plain", "classes"}
     assert [call[2]["data"] for call in build.calls] == ["a.csv", "b.csv"]
     assert build.calls[0][2]["positives"] == "label"
     assert build.calls[1][2]["templates"] == ["a {}"]
     assert set(build.calls[0][2]) == set(build.calls[1][2])
     assert isinstance(build.calls[0][2]["shared"], Build.SharedWork)
     assert build.calls[0][2]["shared"] is build.calls[1][2]["shared"]
+
+
+def test_compare(build: Build, run: Callable[..., Result], tmp_path: Path) -> None:
+    measured = ["--data", "d/val.csv", "--task", "zero_shot", "--task", "knn", "--train-data", "t"]
+    result = run("compare", "a", "b", *measured, "--output", "p.html", "--output", "p.md", "--json", "c.json")
+    ((_, (models, evaluations), options),) = build.calls
+    assert models == ["a", "b"]
+    wanted = {"batch_size": 256, "data": "d/val.csv", "task": ["zero_shot", "knn"], "train_data": "t"}
+    assert evaluations == {"val.csv": wanted}
+    assert options == {"outputs": [Path("p.html"), Path("p.md")], "seed": 0}
+    for shown in ("+0.25", "0.125 to 0.5", "0.040", "mean_recall", "written to c.json"):
+        assert shown in result.stdout
+    assert json.loads((tmp_path / "c.json").read_text())["models"] == ["a", "b"]
+    run("compare", "a", "b", "c")
+    assert build.calls[1][1] == (["a", "b", "c"], None)  # as the runs' configs say
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["a"], "give two models"),
+        (["a", "b", "--task", "zero_shot"], "without --data"),
+        (["a", "b", "--data", "d", "--task", "nonsense"], "unknown"),
+        (["a", "b", "--data", "d", "--suite", "s.yaml"], "leave out data"),
+    ],
+)
+def test_compare_usage(build: Build, run: Callable[..., Result], words: list[str], message: str) -> None:
+    assert message in " ".join(run("compare", *words, code=2).stderr.split())
+    assert not build.calls
 
 
 def test_embed_and_tokenizer(build: Build, run: Callable[..., Result], tmp_path: Path) -> None:
@@ -312,6 +357,7 @@ def test_config_schema(run: Callable[..., Result], tmp_path: Path) -> None:
         ["quickstart"],
         ["train"],
         ["evaluate"],
+        ["compare"],
         ["embed"],
         ["merge"],
         ["negatives"],

@@ -9,14 +9,53 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmcontrast.evaluation import intervals
-from mmcontrast.evaluation.intervals import picture_counts, retrieval_intervals, zero_shot_intervals
-from mmcontrast.evaluation.metrics import accuracies, confusion_matrix, mean_per_class_recall
+from mmcontrast.evaluation import resampling
+from mmcontrast.evaluation.metrics import Metrics, accuracies, confusion_matrix, mean_per_class_recall
+from mmcontrast.evaluation.outcomes import Classified, Details, accuracy_items, ranking_items
 from mmcontrast.evaluation.positives import id_keys
 from mmcontrast.evaluation.ranking import Ranking
-from mmcontrast.evaluation.retrieval import rank_pairs, retrieval_metrics, summarise
+from mmcontrast.evaluation.resampled_tasks import task_resampling
+from mmcontrast.evaluation.resampling import Intervals, percentiles, picture_counts, resampled
+from mmcontrast.evaluation.retrieval import RECALL_KS, rank_pairs, retrieval_metrics, summarise
 
 RESAMPLES = 60
+
+
+def of_task(metrics: Metrics, details: Details, resamples: int, seed: int) -> Intervals:
+    """The intervals of all metrics of a task."""
+    one = task_resampling(metrics, details)
+    assert one is not None
+    found = percentiles(resampled(one, resamples=resamples, seed=seed), one.witnesses)
+    return {name: found.get(name) for name in metrics}
+
+
+def retrieval_intervals(
+    by_image: Ranking,
+    by_text: Ranking,
+    owner: Tensor,
+    *,
+    ks: tuple[int, ...] = RECALL_KS,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Intervals:
+    metrics = summarise(by_image, by_text, ks)
+    items = ranking_items("image_to_text_", by_image, torch.arange(len(by_image.ranks)), metrics)
+    items |= ranking_items("text_to_image_", by_text, owner, metrics)
+    means = {
+        "map@r": [name for name in items if name.endswith("_map@r")],
+        "r_precision": [name for name in items if name.endswith("_r_precision")],
+        "mean_recall": [name for name in items if "_recall@" in name],
+    }
+    return of_task(metrics, Details(items, means), resamples, seed)
+
+
+def zero_shot_intervals(
+    ranks: Tensor, labels: Tensor, predictions: Tensor, classes: int, *, resamples: int = 1000, seed: int = 0
+) -> Intervals:
+    metrics = accuracies(ranks, classes) | {"mean_per_class_recall": 0.5}  # its value is not looked at
+    pictures = torch.arange(len(ranks))
+    classified = Classified(labels, predictions, ranks, [str(label) for label in range(classes)], pictures)
+    return of_task(metrics, Details(accuracy_items(ranks, pictures, metrics), classified=classified), resamples, seed)
 
 
 def rankings(pictures: int = 23, seed: int = 0) -> tuple[Ranking, Ranking, Tensor]:
@@ -65,7 +104,7 @@ def literal_retrieval(counts: list[int], by_image: Ranking, by_text: Ranking, ow
 
 @pytest.mark.parametrize("elements", [100, 1 << 22])
 def test_retrieval_is_that_of_the_literal_loop(elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intervals, "_ELEMENTS", elements)  # many chunks, or one
+    monkeypatch.setattr(resampling, "_ELEMENTS", elements)  # many chunks, or one
     by_image, by_text, owner = rankings()
     (counts,) = picture_counts(len(by_image.ranks), RESAMPLES, seed=3)
     literal = [literal_retrieval(row, by_image, by_text, owner.tolist()) for row in counts.tolist()]
