@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from mmcontrast.cli.output import show_remark, write_json
@@ -15,7 +16,7 @@ def check_folder(folder: Path | None) -> None:
 
 
 def write_clip_benchmark(
-    folder: Path | None, task: str, metrics: dict[str, float | None], *, dataset: str, model: str
+    folder: Path | None, task: str, metrics: Mapping[str, float | None], *, dataset: str, model: str
 ) -> None:
     """One result as a file that `clip_benchmark build` reads; says so where it knows no such task."""
     if folder is None:

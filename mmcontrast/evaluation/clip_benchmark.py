@@ -28,7 +28,7 @@ _RECALL = re.compile(r"(text_to_image|image_to_text)_recall@(\d+)")
 _SOUGHT = {"text_to_image": "image", "image_to_text": "text"}
 
 
-def shared_metrics(task: str, metrics: Metrics) -> Metrics:
+def shared_metrics(task: str, metrics: Mapping[str, float | None]) -> Metrics:
     """Those of the metrics of a task of ours that CLIP_benchmark has too, by its names; {} for other tasks."""
     names = _NAMES.get(task, {})
     found = {names[name]: value for name, value in metrics.items() if name in names}
@@ -39,7 +39,9 @@ def shared_metrics(task: str, metrics: Metrics) -> Metrics:
     return found
 
 
-def record(task: str, metrics: Metrics, *, dataset: str, model: str, language: str = "en") -> dict[str, object] | None:
+def record(
+    task: str, metrics: Mapping[str, float | None], *, dataset: str, model: str, language: str = "en"
+) -> dict[str, object] | None:
     """One result as CLIP_benchmark's JSON, which its `build` command reads; None for a task that it does not have.
 
     A metric that is not defined is None, which becomes an empty cell.
