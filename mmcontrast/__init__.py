@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .build import export_model as export_model
     from .build import inspect_negatives as inspect_negatives
     from .build import push_to_hub as push_to_hub
+    from .build import search as search
     from .build import train as train
     from .config import load_config as load_config
     from .data import open_source as open_source
@@ -35,6 +36,7 @@ _ROOMS = {
     "load_features": "embedding_reading",
     "open_source": "data",
     "push_to_hub": "build",
+    "search": "build",
     "symmetric_info_nce": "losses",
     "train": "build",
 }
@@ -51,6 +53,7 @@ __all__ = [
     "load_features",
     "open_source",
     "push_to_hub",
+    "search",
     "symmetric_info_nce",
     "train",
 ]

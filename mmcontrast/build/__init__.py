@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from .pushing import push_to_hub as push_to_hub
     from .run import Results as Results
     from .run import train as train
+    from .searching import open_search as open_search
+    from .searching import search as search
+    from .serving import open_demo as open_demo
     from .tokenizing import train_tokenizer as train_tokenizer
 
 _FILES = {
@@ -40,10 +43,13 @@ _FILES = {
     "inspect_negatives": "negatives",
     "interval_document": "intervals",
     "merge": "merging",
+    "open_demo": "serving",
+    "open_search": "searching",
     "push_to_hub": "pushing",
     "quickstart_config": "jobs",
     "run_evaluation": "jobs",
     "scored_intervals": "intervals",
+    "search": "searching",
     "sweep": "merging",
     "train": "run",
     "train_tokenizer": "tokenizing",
@@ -61,10 +67,13 @@ __all__ = [
     "inspect_negatives",
     "interval_document",
     "merge",
+    "open_demo",
+    "open_search",
     "push_to_hub",
     "quickstart_config",
     "run_evaluation",
     "scored_intervals",
+    "search",
     "sweep",
     "train",
     "train_tokenizer",

@@ -37,6 +37,7 @@ from mmcontrast.cli.output import (
     write_json,
 )
 from mmcontrast.cli.preparing import config_app, tokenizer_app
+from mmcontrast.cli.searching import demo, search
 from mmcontrast.task_names import Task
 
 Positives = Literal["id", "caption", "group", "label"]
@@ -221,6 +222,8 @@ def negatives(
 
 app.command(epilog="Example: mmcontrast export runs/flickr8k/model --format all --output exported")(export)
 app.command(epilog="Example: mmcontrast merge start tuned/model --sweep 0,0.1,...,1 --data val.csv --output mix")(merge)
+app.command(epilog='Example: mmcontrast search runs/flickr8k/model photos/ "a red bus" --output found.html')(search)
+app.command(epilog="Example: mmcontrast demo runs/flickr8k/model photos/")(demo)
 
 
 def _with_output(overrides: list[str] | None, output: Path | None) -> list[str]:

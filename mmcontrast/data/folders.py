@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -63,9 +63,12 @@ def has_pictures(folder: Path) -> bool:
     return next(walk_pictures(folder), None) is not None
 
 
-def walk_pictures(folder: Path) -> Iterator[str]:
-    """Names of all pictures in a folder and below, relative to it, in sorted order."""
-    for parent, folders, files in os.walk(folder):
+def walk_pictures(folder: Path, unreadable: Callable[[OSError], object] | None = None) -> Iterator[str]:
+    """Names of all pictures in a folder and below, relative to it, in sorted order.
+
+    `unreadable` is told of folders below that cannot be listed; they are passed over.
+    """
+    for parent, folders, files in os.walk(folder, onerror=unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
