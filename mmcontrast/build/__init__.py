@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .comparing import compare as compare
     from .embedding import embed as embed
     from .exporting import export_model as export_model
+    from .heat_maps import heatmap as heatmap
     from .intervals import interval_document as interval_document
     from .intervals import scored_intervals as scored_intervals
     from .jobs import SharedWork as SharedWork
@@ -39,6 +40,7 @@ _FILES = {
     "embed": "embedding",
     "evaluate": "jobs",
     "export_model": "exporting",
+    "heatmap": "heat_maps",
     "holds_quickstart": "jobs",
     "inspect_negatives": "negatives",
     "interval_document": "intervals",
@@ -63,6 +65,7 @@ __all__ = [
     "embed",
     "evaluate",
     "export_model",
+    "heatmap",
     "holds_quickstart",
     "inspect_negatives",
     "interval_document",

@@ -165,7 +165,7 @@ def prepare(
     """
     folder = RunFolder(config.output)
     accelerator = parts.make_accelerator(config, folder.path)
-    source = parts.open_pair_stream(config) if config.data.streaming else parts.open_pairs(config, config.data.train)
+    source = parts.open_training(config)
     held_out = parts.open_pairs(config, config.data.validation) if config.data.validation else None
     if distributed.rank() == 0:
         show_line(console, parts.describe(source))

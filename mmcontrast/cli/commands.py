@@ -13,6 +13,7 @@ from mmcontrast.cli.comparing import compare
 from mmcontrast.cli.embedding import embed
 from mmcontrast.cli.exit_codes import Commands
 from mmcontrast.cli.exporting import export
+from mmcontrast.cli.heat_maps import heatmap
 from mmcontrast.cli.merging import merge
 from mmcontrast.cli.options import (
     MODEL_HELP,
@@ -221,6 +222,7 @@ def negatives(
 
 
 app.command(epilog="Example: mmcontrast export runs/flickr8k/model --format all --output exported")(export)
+app.command(epilog='Example: mmcontrast heatmap runs/vit/model dog.jpg "a dog" "grass" --output map.html')(heatmap)
 app.command(epilog="Example: mmcontrast merge start tuned/model --sweep 0,0.1,...,1 --data val.csv --output mix")(merge)
 app.command(epilog='Example: mmcontrast search runs/flickr8k/model photos/ "a red bus" --output found.html')(search)
 app.command(epilog="Example: mmcontrast demo runs/flickr8k/model photos/")(demo)
