@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .converting import to_webdataset as to_webdataset
     from .embedding import embed as embed
     from .exporting import export_model as export_model
+    from .heat_maps import heatmap as heatmap
     from .intervals import interval_document as interval_document
     from .intervals import scored_intervals as scored_intervals
     from .jobs import SharedWork as SharedWork
@@ -40,6 +41,7 @@ _FILES = {
     "embed": "embedding",
     "evaluate": "jobs",
     "export_model": "exporting",
+    "heatmap": "heat_maps",
     "holds_quickstart": "quickstart",
     "inspect_negatives": "negatives",
     "interval_document": "intervals",
@@ -65,6 +67,7 @@ __all__ = [
     "embed",
     "evaluate",
     "export_model",
+    "heatmap",
     "holds_quickstart",
     "inspect_negatives",
     "interval_document",

@@ -20,6 +20,7 @@ def quickstart_config() -> Path:
 def holds_quickstart(folder: str | Path) -> bool:
     """Whether a folder holds nothing that is lost by a new quickstart: an earlier one."""
     try:
-        return load_config(Path(folder)).data.train.path == load_config(quickstart_config()).data.train.path
+        sources = [load_config(place).data.sources[0] for place in (Path(folder), quickstart_config())]
+        return sources[0].path == sources[1].path
     except MMContrastError:
         return False

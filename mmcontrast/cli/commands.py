@@ -15,6 +15,7 @@ from mmcontrast.cli.converting import data_app
 from mmcontrast.cli.embedding import embed
 from mmcontrast.cli.exit_codes import Commands
 from mmcontrast.cli.exporting import export
+from mmcontrast.cli.heat_maps import heatmap
 from mmcontrast.cli.inspecting import negatives
 from mmcontrast.cli.merging import merge
 from mmcontrast.cli.options import (
@@ -40,6 +41,7 @@ from mmcontrast.cli.output import (
     write_json,
 )
 from mmcontrast.cli.preparing import config_app, tokenizer_app
+from mmcontrast.cli.reporting import Report, ReportPage, check_report
 from mmcontrast.cli.searching import demo, search
 from mmcontrast.task_names import Task
 
@@ -124,6 +126,7 @@ def evaluate(
     suite: Annotated[Path | None, typer.Option(help="YAML list of evaluations, instead of --data.")] = None,
     output: JsonOutput = None,
     intervals: Annotated[Path | None, typer.Option(help="Write the 95 % intervals as JSON to this file.")] = None,
+    report: Report = None,
     clip_benchmark: Annotated[
         Path | None, typer.Option("--clip-benchmark-json", help="Folder for JSON that `clip_benchmark build` reads.")
     ] = None,
@@ -131,6 +134,7 @@ def evaluate(
     """Measure retrieval, zero-shot classification, probes and more; JSON is {task: {metric: value}}."""
     check_json_output(output)
     check_json_output(intervals, "--intervals")
+    check_report(report)
     check_folder(clip_benchmark)
     options: dict[str, Any] = {
         "data": data,
@@ -151,23 +155,26 @@ def evaluate(
     if suite is not None:
         if given:
             raise typer.BadParameter(f"--suite says what to do: leave out {', '.join(given)}")
-        _evaluate_suite(model, suite, output, intervals, clip_benchmark, workers)
+        _evaluate_suite(model, suite, output, intervals, report, clip_benchmark, workers)
         return
     if data is None:
         raise typer.BadParameter("give --data FILE, or --suite FILE")
     from mmcontrast import build
 
     options |= {"task": task or "retrieval", "positives": positives or "id"}
+    shared, page = build.SharedWork(), ReportPage(report, model, batch_size=batch_size)
     with progress("evaluate") as advance:
         found = build.run_evaluation(
-            model, batch_size=batch_size, workers=workers, progress=advance, say=show_remark, **options
+            model, batch_size=batch_size, workers=workers, progress=advance, say=show_remark, shared=shared, **options
         )
     for name, metrics in found.results.items():
         write_clip_benchmark(clip_benchmark, name, metrics, dataset=short_name(data), model=model)
     ranges = build.scored_intervals(found)
-    show_scores(found.results, output, ranges)
+    show_scores(found.results, output, ranges)  # before the page: what is measured is kept if that fails
     if intervals:
         write_json(build.interval_document(ranges), intervals)
+    page.add(found, shared, ranges)
+    page.write()
 
 
 def _evaluate_suite(
@@ -175,6 +182,7 @@ def _evaluate_suite(
     path: Path,
     output: Path | None,
     intervals: Path | None,
+    report: Path | None,
     clip_benchmark: Path | None,
     workers: int,
 ) -> None:
@@ -186,6 +194,7 @@ def _evaluate_suite(
     results: dict[str, Mapping[str, float | None]] = {}
     ranges: dict[str, dict[str, tuple[float, float] | None]] = {}
     shared = build.SharedWork()  # the model is loaded once, and data that follows itself is embedded once
+    page = ReportPage(report, model, expected=len(suite.tasks))
     for task in suite.tasks:
         options = task.model_dump(exclude={"name"})
         with progress(task.name) as advance:
@@ -193,13 +202,16 @@ def _evaluate_suite(
                 model, workers=workers, progress=advance, say=show_remark, shared=shared, **options
             )
         results[task.name] = found.results[task.task]
-        ranges[task.name] = build.scored_intervals(found)[task.task]
+        found_ranges = build.scored_intervals(found)
+        ranges[task.name] = found_ranges[task.task]
         write_clip_benchmark(clip_benchmark, task.task, results[task.name], dataset=task.name, model=model)
         if output:  # what is measured is kept if a later task fails
             write_json(results, output)
         if intervals:
             write_json(build.interval_document(ranges), intervals)
+        page.add(found, shared, found_ranges, name=task.name)
     show_scores(results, output, ranges)
+    page.write()
 
 
 app.command(epilog="Example: mmcontrast compare runs/first runs/second --output page.html")(compare)
@@ -208,6 +220,7 @@ app.command(epilog="Example: mmcontrast negatives train.csv --model runs/flickr8
     negatives
 )
 app.command(epilog="Example: mmcontrast export runs/flickr8k/model --format all --output exported")(export)
+app.command(epilog='Example: mmcontrast heatmap runs/vit/model dog.jpg "a dog" "grass" --output map.html')(heatmap)
 app.command(epilog="Example: mmcontrast merge start tuned/model --sweep 0,0.1,...,1 --data val.csv --output mix")(merge)
 app.command(epilog='Example: mmcontrast search runs/flickr8k/model photos/ "a red bus" --output found.html')(search)
 app.command(epilog="Example: mmcontrast demo runs/flickr8k/model photos/")(demo)
