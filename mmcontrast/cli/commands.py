@@ -38,6 +38,7 @@ from mmcontrast.cli.output import (
     write_json,
 )
 from mmcontrast.cli.preparing import config_app, tokenizer_app
+from mmcontrast.cli.reporting import Report, ReportPage, check_report
 from mmcontrast.cli.searching import demo, search
 from mmcontrast.task_names import Task
 
@@ -119,10 +120,12 @@ def evaluate(
     suite: Annotated[Path | None, typer.Option(help="YAML list of evaluations, instead of --data.")] = None,
     output: JsonOutput = None,
     intervals: Annotated[Path | None, typer.Option(help="Write the 95 % intervals as JSON to this file.")] = None,
+    report: Report = None,
 ) -> None:
     """Measure retrieval, zero-shot classification, probes and more; JSON is {task: {metric: value}}."""
     check_json_output(output)
     check_json_output(intervals, "--intervals")
+    check_report(report)
     options: dict[str, Any] = {
         "data": data,
         "task": task,
@@ -141,22 +144,27 @@ def evaluate(
     if suite is not None:
         if given:
             raise typer.BadParameter(f"--suite says what to do: leave out {', '.join(given)}")
-        _evaluate_suite(model, suite, output, intervals)
+        _evaluate_suite(model, suite, output, intervals, report)
         return
     if data is None:
         raise typer.BadParameter("give --data FILE, or --suite FILE")
     from mmcontrast import build
 
     options |= {"task": task or "retrieval", "positives": positives or "id"}
+    shared, page = build.SharedWork(), ReportPage(report, model, batch_size=batch_size)
     with progress("evaluate") as advance:
-        found = build.run_evaluation(model, batch_size=batch_size, progress=advance, say=show_remark, **options)
+        found = build.run_evaluation(
+            model, batch_size=batch_size, progress=advance, say=show_remark, shared=shared, **options
+        )
     ranges = build.scored_intervals(found)
-    show_scores(found.results, output, ranges)
+    show_scores(found.results, output, ranges)  # before the page: what is measured is kept if that fails
     if intervals:
         write_json(build.interval_document(ranges), intervals)
+    page.add(found, shared, ranges)
+    page.write()
 
 
-def _evaluate_suite(model: str, path: Path, output: Path | None, intervals: Path | None) -> None:
+def _evaluate_suite(model: str, path: Path, output: Path | None, intervals: Path | None, report: Path | None) -> None:
     from mmcontrast.config import load_suite
 
     suite = load_suite(path)
@@ -165,17 +173,21 @@ def _evaluate_suite(model: str, path: Path, output: Path | None, intervals: Path
     results: dict[str, Mapping[str, float | None]] = {}
     ranges: dict[str, dict[str, tuple[float, float] | None]] = {}
     shared = build.SharedWork()  # the model is loaded once, and data that follows itself is embedded once
+    page = ReportPage(report, model, expected=len(suite.tasks))
     for task in suite.tasks:
         options = task.model_dump(exclude={"name"})
         with progress(task.name) as advance:
             found = build.run_evaluation(model, progress=advance, say=show_remark, shared=shared, **options)
         results[task.name] = found.results[task.task]
-        ranges[task.name] = build.scored_intervals(found)[task.task]
+        found_ranges = build.scored_intervals(found)
+        ranges[task.name] = found_ranges[task.task]
         if output:  # what is measured is kept if a later task fails
             write_json(results, output)
         if intervals:
             write_json(build.interval_document(ranges), intervals)
+        page.add(found, shared, found_ranges, name=task.name)
     show_scores(results, output, ranges)
+    page.write()
 
 
 app.command(epilog="Example: mmcontrast compare runs/first runs/second --output page.html")(compare)

@@ -151,6 +151,7 @@ def test_evaluate_writes_json_or_prints_it(build: Build, run: Callable[..., Resu
     result = run(*words, "--output", "deep/out.json")
     ((_, (model,), options),) = build.calls
     assert model == "m"
+    assert isinstance(options.pop("shared"), Build.SharedWork)
     assert options == {
         "data": "val.csv",
         "task": "zero_shot",
