@@ -15,6 +15,7 @@ from torch import Tensor
 from mmcontrast.data.digest import data_digest
 from mmcontrast.data.map_source import RowSource
 from mmcontrast.data.rows import PairSource
+from mmcontrast.data.steady import skipped_shards
 from mmcontrast.data.stream import PairStream
 from mmcontrast.embedding import Advance, Encoder, embed_texts, evaluating
 from mmcontrast.embedding_claim import claimed
@@ -53,7 +54,17 @@ class SizedEncoder(Encoder, Protocol):
 
 @dataclass(frozen=True)
 class EmbedSummary:
-    """What `embed_to_folder` wrote; also in its embed.json."""
+    """What `embed_to_folder` wrote; also in its embed.json.
+
+    Attributes:
+        source: what was embedded.
+        images, texts: features of each kind, `embed_dim` wide.
+        bad_rows: lines of bad_rows.jsonl; the rest of a shard that could not be read is one of them.
+        shards: written here.
+        format, dtype: of the files.
+        skipped_shards: of a stream, those that could not be read to their end.
+        missing_rows: rows that were lost with them; None where nobody can count them.
+    """
 
     source: str
     images: int
@@ -63,6 +74,8 @@ class EmbedSummary:
     shards: int
     format: Format
     dtype: str
+    skipped_shards: int = 0
+    missing_rows: int | None = 0
 
 
 def embed_to_folder(
@@ -90,7 +103,8 @@ def embed_to_folder(
 
     Args:
         encoder: as for `embed_images`.
-        data: undecodable pictures are left out and listed.
+        data: undecodable pictures are left out and listed, and so are shards of a stream that cannot be read, after
+            some tries.
         folder: new, empty, or of an earlier call with the same model, data and options.
         model_digest: what tells the encoder from others.
         format: of the shards.
@@ -122,6 +136,7 @@ def embed_to_folder(
         place = shards[-1].place if shards else Place()
         if (done := _summary(folder)) is not None and done.shards == len(shards):
             _tell(say, f"{folder} is complete already")
+            _tell_missing(say, folder, done)
             return done
         (folder / SUMMARY).unlink(missing_ok=True)
         if shards:
@@ -139,7 +154,9 @@ def embed_to_folder(
         )
         writer = _Writer(folder, format, np.dtype("<f2" if half else "<f4"), shards)
         _write(encoder, batches, writer, shard_rows, batch_size, progress)
-        return _finish(data, folder, writer.shards, manifest)
+        summary = _finish(data, folder, writer.shards, manifest)
+        _tell_missing(say, folder, summary)
+        return summary
 
 
 def _write(
@@ -228,6 +245,7 @@ def _finish(
         why = f"; row {bad_rows[0].row}: {bad_rows[0].reason}" if bad_rows else ""
         raise DataError(f"{data.name}: none of its {rows} pictures could be decoded{why}")
     write_lines(folder / BAD_ROWS, map(asdict, bad_rows))
+    skipped, missing = skipped_shards(bad_rows)
     summary = EmbedSummary(
         source=data.name,
         images=images,
@@ -237,6 +255,8 @@ def _finish(
         shards=len(shards),
         format=manifest["format"],
         dtype=manifest["dtype"],
+        skipped_shards=skipped,
+        missing_rows=missing,
     )
     write_json(folder / SUMMARY, asdict(summary))
     return summary
@@ -260,6 +280,18 @@ def _left(data: PairSource | PairStream, place: Place) -> int | None:
     else:
         captions = sum(len(source.captions(i)) for i in range(place.rows, len(source)))
     return max(0, len(source) - place.rows) + captions
+
+
+def _tell_missing(say: Callable[[str], object] | None, folder: Path, summary: EmbedSummary) -> None:
+    if not summary.skipped_shards:
+        return
+    count, rows = summary.skipped_shards, summary.missing_rows
+    cost = "an unknown number of rows is" if rows is None else f"{rows} rows are"
+    _tell(
+        say,
+        f"{count} shard{'s' if count > 1 else ''} could not be read to the end, and {cost} missing: see "
+        f"{folder / BAD_ROWS}, mend the data and embed it into another folder",
+    )
 
 
 def _tell(say: Callable[[str], object] | None, line: str) -> None:

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from mmcontrast.data.loader import worker_loader
 from mmcontrast.data.map_source import RowSource
 from mmcontrast.data.rows import PairSource
+from mmcontrast.data.steady import is_skipped_shard, steady_rows
 from mmcontrast.data.stream import PairStream
 from mmcontrast.errors import DataError
 from mmcontrast.preprocess import ImagePreprocess, decode_image
@@ -135,12 +136,16 @@ class _Plan:
         assert isinstance(self.data, PairStream)
         stream, done = self.data, self.start.rows
         for unit in range(self.start.unit, len(stream.units)):
-            skipped = self.start.offset if unit == self.start.unit else 0
-            for offset, row in islice(enumerate(stream.units[unit](), start=1), skipped, None):
+            before = self.start.offset if unit == self.start.unit else 0
+            for offset, row in enumerate(steady_rows(stream.units[unit], stream.patience), start=1):
+                lost = is_skipped_shard(row)
+                if offset <= before and not lost:
+                    continue
                 if stream.rows is not None and done >= stream.rows:
                     return
                 done += 1
-                place = Place(unit, offset, done)
+                # Behind a part whose rest is given up comes the next one, even if it can be read again by then.
+                place = Place(unit + 1, 0, done) if lost else Place(unit, offset, done)
                 if isinstance(row, BadRow):
                     yield b"", row, place
                 else:

@@ -44,6 +44,21 @@ class StreamPosition:
 
 
 @dataclass(frozen=True)
+class ReaderPosition:
+    """How far one of the readers has come that a stream, or a mixture of some, is dealt out to.
+
+    Attributes:
+        reader: its number among all of them.
+        drawn: pairs that it gave since the run began.
+        sources: where it stands in its share of each source.
+    """
+
+    reader: int
+    drawn: int
+    sources: tuple[StreamPosition, ...]
+
+
+@dataclass(frozen=True)
 class Tokens:
     """Token ids of b captions, padded to the longest one of them.
 
@@ -84,7 +99,7 @@ class PairBatch:
         sibling_ids, sibling_mask: (s, t) int64, a further caption of some of the rows; None where nobody asked.
         sibling_rows: (s,) int64, the row of the batch that each belongs to, or -1 for one that is to be left out (its
             row has no further caption).
-        position: of a stream, where its reader stood after the last row.
+        positions: of a stream, where each of its readers stood after its last row in the batch.
     """
 
     image: Tensor
@@ -100,7 +115,7 @@ class PairBatch:
     sibling_ids: Tensor | None = None
     sibling_mask: Tensor | None = None
     sibling_rows: Tensor | None = None
-    position: StreamPosition | None = None
+    positions: tuple[ReaderPosition, ...] = ()
 
     def __len__(self) -> int:
         return len(self.index)

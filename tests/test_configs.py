@@ -30,7 +30,7 @@ def test_config(path: Path) -> None:
     assert config.output == f"runs/{path.stem}"
     assert "--output" not in words or words[words.index("--output") + 1] == config.output
     assert config.data.validation is not None
-    for source in (config.data.train, config.data.validation):
+    for source in (*config.data.sources, config.data.validation):
         assert source.path.startswith(("../shared/data/", "synthetic://"))
 
 
@@ -40,7 +40,7 @@ def test_its_data_and_columns_exist(path: Path, shared_data: Path) -> None:
     data = load_config(path).data
     named = [data.caption_column] if isinstance(data.caption_column, str) else data.caption_column or []
     columns = {*named, data.image_column, data.label_column, data.group_column} - {None}
-    for source in filter(None, (data.train, data.validation)):
+    for source in filter(None, (*data.sources, data.validation)):
         if source.path.startswith("../shared/data/"):
             file = shared_data / source.path.removeprefix("../shared/data/")
             assert columns <= set(parquet.read_schema(file).names)

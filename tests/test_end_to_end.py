@@ -185,7 +185,7 @@ def test_shipped_configs_train(
     }
     changes |= {"evaluation.every_epochs": None}
     words = [f"--set={key}={json.dumps(value)}" for key, value in changes.items()]
-    for part, source in (("train", config.data.train), ("validation", config.data.validation)):
+    for part, source in (("train", config.data.sources[0]), ("validation", config.data.validation)):
         assert source is not None
         if "://" not in source.path:
             data: Path = request.getfixturevalue("shared_data")

@@ -38,7 +38,8 @@ class BarePairs(Dataset[tuple[Tensor, str]]):
     """Pictures and a random caption each, as a plain PyTorch data set."""
 
     def __init__(self, config: Config) -> None:
-        self.source = open_source(config.data.train.path, split=config.data.train.split, rows=config.data.train.rows)
+        train = config.data.sources[0]
+        self.source = open_source(train.path, split=train.split, rows=train.rows)
         size = config.model.image.image_size
         self.transform = v2.Compose(
             [

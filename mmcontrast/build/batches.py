@@ -20,7 +20,7 @@ from mmcontrast.data import (
     PairSource,
     PairStream,
     StreamDataset,
-    stream_loader,
+    StreamLoader,
     train_loader,
     train_transform,
 )
@@ -129,7 +129,8 @@ def _stream_batches(
         source,
         transform,
         seed=training.seed,
-        shuffle_buffer=data.shuffle_buffer,
+        shuffle_buffer=max(1, data.shuffle_buffer // max(1, data.workers)),
+        readers=data.stream_readers,
         rank=distributed.rank(),
         world_size=world_size,
         repeat=True,
@@ -138,7 +139,7 @@ def _stream_batches(
         draft_side=transform.draft_side if data.draft_decoding else None,
     )
     local_batch = training.global_batch_size // world_size
-    loader = stream_loader(
+    loader = StreamLoader(
         stream, local_batch, model.tokenizer, data.workers, sibling_share=SIBLING_SHARE if siblings else None
     )
     return StreamBatches(loader, stream, guidance)

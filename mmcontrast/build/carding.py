@@ -11,7 +11,7 @@ from typing import Any
 
 import mmcontrast
 from mmcontrast.build.folder import RunFolder
-from mmcontrast.config import Config, SourceConfig, load_config
+from mmcontrast.config import Config, DataConfig, SourceConfig, load_config
 from mmcontrast.errors import MMContrastError
 from mmcontrast.export.card_facts import CardAnswers, CardFacts, DataFacts, RunFacts, Score, model_facts, public_name
 from mmcontrast.models import DualEncoder
@@ -33,6 +33,7 @@ _NOT_RECIPE = (
     "training.checkpoint",
     "training.keep_checkpoints",
     "training.log_every_steps",
+    "training.process_timeout_seconds",
     "training.trackers",
 )
 _SHOWN = ("loss", "global_batch_size", "learning_rate", "weight_decay", "seed", "precision")
@@ -89,7 +90,7 @@ def run_of(run: FoundRun) -> RunFacts:
     validation = config.data.validation
     at = facts.get("best_step")
     return RunFacts(
-        train=_data(config.data.train, facts.get("train"), bad_rows),
+        train=_training_data(config.data, facts.get("train") or {}, bad_rows),
         validation=None if validation is None else _data(validation, facts.get("validation")),
         recipe=recipe(config, facts),
         negatives=[*map(_three, facts.get("negatives") or []), *_logged(history)],
@@ -132,6 +133,15 @@ def training_seconds(history: Sequence[Mapping[str, Any]]) -> float | None:
         seconds += float(line["seconds_per_step"]) * (line["global_step"] - before)
         before = line["global_step"]
     return seconds if before else None
+
+
+def _training_data(data: DataConfig, sizes: Mapping[str, Any], bad_rows: int) -> DataFacts:
+    """The one source, or the mixture with the share of each."""
+    if not isinstance(data.train, list):
+        return _data(data.train, sizes, bad_rows)
+    total = sum(source.weight for source in data.train)
+    names = [f"{public_name(source.path)} ({source.weight / total:.0%})" for source in data.train]
+    return DataFacts(name=" + ".join(names), left_out=bad_rows)
 
 
 def _data(source: SourceConfig, sizes: Mapping[str, Any] | None, bad_rows: int = 0) -> DataFacts:

@@ -46,11 +46,12 @@ def embed(
         output: new, empty, or of an earlier call with the same model, data and options, which is then gone on with.
         split, image_column, caption_columns: as for `open_source`.
         batch_size, format, shard_rows, half, progress, expect, say: as for `embed_to_folder`.
-        stream: read rows in file order instead of loading an index of them, in bounded memory.
+        stream: read rows in file order instead of loading an index of them, in bounded memory; files that cannot be
+            read are tried again, then skipped and counted.
         index: also write faiss indices, see `build_index`.
 
     Returns:
-        The summary: source, images, texts, embed_dim, bad_rows, shards, format, dtype.
+        The summary: source, images, texts, embed_dim, bad_rows, shards, format, dtype, skipped_shards, missing_rows.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM came; the same call goes on later.

@@ -81,7 +81,7 @@ def _pictures(
     say: Callable[[str], object] | None,
 ) -> tuple[Sequence[ExamplePicture], int]:
     """Examples out of the run's validation pairs, or of `data` where there is no run; see `CardAnswers.pictures`."""
-    of_run = None if run is None else run.config.data.validation or run.config.data.train
+    of_run = None if run is None else run.config.data.validation or run.config.data.sources[0]
     name = of_run.path if of_run is not None else "" if data is None else str(getattr(data, "name", data))
     if not name or not may_be_shown(name, wanted):
         return [], 0

@@ -29,6 +29,7 @@ _FREE = (
     "training.log_every_steps",
     "training.loss_spike_factor",
     "training.max_bad_steps",
+    "training.process_timeout_seconds",
     "training.sharding",
     "training.trackers",
 )
@@ -106,9 +107,7 @@ class RunFolder:
 
     def _check_same(self, config: Config) -> None:
         before, now = _flat(load_config(self.config).model_dump()), _flat(config.model_dump())
-        # The workers of a stream share out its rows: another number of them is another order.
-        free = tuple(key for key in _FREE if not (config.data.streaming and key == "data.workers"))
-        changed = [key for key in now if before.get(key) != now[key] and not key.startswith(free)]
+        changed = [key for key in now if before.get(key) != now[key] and not key.startswith(_FREE)]
         if changed:
             key = changed[0]
             raise ConfigError(

@@ -17,6 +17,8 @@ _RANK_IS_GONE = re.compile(
     re.IGNORECASE,
 )
 
+_SILENT = re.compile(r"timed? ?out", re.IGNORECASE)
+
 
 @contextmanager
 def lost_processes_told() -> Iterator[None]:
@@ -39,7 +41,14 @@ def lost_processes_told() -> Iterator[None]:
         if not several or found is None:
             raise
         rank, ranks = distributed.rank(), distributed.world_size()
+        if _SILENT.search(found):
+            why = (
+                "has said nothing for training.process_timeout_seconds (it hangs, or its machine or network is gone): "
+                "end it, and"
+            )
+        else:
+            why = "is gone: what it printed last says why, or it was killed (memory, a machine that failed);"
         raise TrainingError(
-            f"process {rank} of {ranks} stops, since another one is gone: what it printed last says why, or it was "
-            f"killed (memory, a machine that failed); go on with --resume ({' '.join(found.split())[:160]})"
+            f"process {rank} of {ranks} stops, since another one {why} go on with --resume "
+            f"({' '.join(found.split())[:160]})"
         ) from error

@@ -6,6 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import LoggerType, ProjectConfiguration
+from accelerate.utils import InitProcessGroupKwargs, LoggerType, ProjectConfiguration
 
 from mmcontrast import distributed
 from mmcontrast.build.captions import all_captions
 from mmcontrast.build.fine_tuning import starting_model
-from mmcontrast.config import Config, SourceConfig
-from mmcontrast.data import PairSource, PairStream, open_source, open_stream
+from mmcontrast.config import Config, MixedSourceConfig, SourceConfig
+from mmcontrast.data import PairSource, PairStream, mix_streams, open_source, open_stream
 from mmcontrast.data.steady import Patience
 from mmcontrast.errors import ConfigError, DataError, TrainingError
 from mmcontrast.models import (
@@ -42,7 +43,10 @@ MAX_CAPTION_WORDS = 20_000
 
 def caption_columns(config: Config) -> list[str] | None:
     """The configured caption columns as a list."""
-    columns = config.data.caption_column
+    return _as_list(config.data.caption_column)
+
+
+def _as_list(columns: str | list[str] | None) -> list[str] | None:
     return [columns] if isinstance(columns, str) else columns
 
 
@@ -64,17 +68,32 @@ def open_pairs(config: Config, which: SourceConfig) -> PairSource:
     return source
 
 
+def open_training(config: Config) -> PairSource | PairStream:
+    """The pairs of `data.train`, as they are to be read."""
+    if config.data.streaming:
+        return open_pair_stream(config)
+    (source,) = config.data.sources  # several are mixed in a stream only
+    return open_pairs(config, source)
+
+
 def open_pair_stream(config: Config) -> PairStream:
-    """The stream of `data.train`."""
+    """The stream of `data.train`, or the mixture of its sources."""
     data = config.data
     patience = Patience(retries=data.read_retries, timeout=data.read_timeout_seconds)
-    return open_stream(data.train.path, **source_options(config, data.train), patience=patience)
+    streams: list[PairStream] = []
+    for source in data.sources:
+        first = sum(stream.num_files for stream in streams)
+        options = source_options(config, source)
+        streams.append(open_stream(source.path, **options, patience=patience, first_file=first))
+    if not isinstance(data.train, list):
+        return streams[0]
+    return mix_streams(streams, [source.weight for source in data.train], config.training.seed)
 
 
 def source_options(config: Config, which: SourceConfig) -> dict[str, Any]:
     """How a set of pairs is read, as arguments of `open_source` and `open_stream`."""
     data = config.data
-    return {
+    options = {
         "format": which.format,
         "split": which.split,
         "rows": which.rows,
@@ -84,10 +103,23 @@ def source_options(config: Config, which: SourceConfig) -> dict[str, Any]:
         "group_column": data.group_column,
         "seed": config.training.seed,
     }
+    if isinstance(which, MixedSourceConfig):
+        own = {
+            "image_column": which.image_column,
+            "caption_columns": _as_list(which.caption_column),
+            "label_column": which.label_column,
+            "group_column": which.group_column,
+        }
+        options |= {name: value for name, value in own.items() if value is not None}
+    return options
 
 
 def describe(source: PairSource | PairStream) -> str:
     """One line on what was found where: rows, columns, and which of them were guessed."""
+    if isinstance(source, PairStream) and source.mixture is not None:
+        shares = zip(source.parts, source.mixture.shares, strict=True)
+        mixed = "; ".join(f"{share:.1%} {part.name}, {part.columns.describe()}" for part, share in shares)
+        return f"a mixture of {len(source.parts)} streams: {mixed}"
     columns = source.columns.describe()
     if isinstance(source, PairStream):
         return f"{source.name}: a stream; {columns}"
@@ -162,6 +194,8 @@ def make_model(config: Config, source: PairSource | PairStream, tokenizer_folder
 def make_accelerator(config: Config, folder: Path) -> Accelerator:
     """The accelerator, with the run's precision and trackers."""
     check_trackers(config.training.trackers)
+    # Not a round number: Accelerate drops what equals its default, which then is another one for gloo.
+    timeout = timedelta(seconds=config.training.process_timeout_seconds, microseconds=1)
     # Accelerate keeps the precision of a program's first run and refuses another one in a second run.
     AcceleratorState._reset_state()
     accelerator = Accelerator(
@@ -170,6 +204,7 @@ def make_accelerator(config: Config, folder: Path) -> Accelerator:
         mixed_precision=precision(config.training.precision),
         log_with=config.training.trackers or None,
         project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "tensorboard")),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],
     )
     if accelerator.num_processes != distributed.world_size():
         raise TrainingError(

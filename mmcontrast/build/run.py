@@ -115,6 +115,7 @@ class Run:
                 self.facts,
                 inspection,
                 None if intervals is None else intervals["intervals"],
+                best.logit_scale.detach().exp().item(),
             )
             show_line(self.console, f"model {self.folder.model}  report {self.folder.report}")
         distributed.barrier()
@@ -165,7 +166,7 @@ def prepare(
     """
     folder = RunFolder(config.output)
     accelerator = parts.make_accelerator(config, folder.path)
-    source = parts.open_pair_stream(config) if config.data.streaming else parts.open_pairs(config, config.data.train)
+    source = parts.open_training(config)
     held_out = parts.open_pairs(config, config.data.validation) if config.data.validation else None
     if distributed.rank() == 0:
         show_line(console, parts.describe(source))

@@ -34,7 +34,7 @@ def run_facts(
 ) -> dict[str, Any]:
     """facts.json: sizes of the data, what it ran on, what guessing scores, and who was pushed apart wrongly."""
     return {
-        "train": _sizes(source),
+        "train": _sizes(source) | _mixture(source, progress.samples_seen),
         "validation": None if evaluation is None else _evaluated(evaluation),
         "steps": progress.global_step,
         "samples_seen": progress.samples_seen,
@@ -62,6 +62,15 @@ def _sizes(source: PairSource | PairStream) -> dict[str, int | None]:
     if isinstance(source, PairStream):  # nobody counts a stream
         return {"pictures": None, "captions": None}
     return {"pictures": len(source), "captions": sum(len(source.captions(i)) for i in range(len(source)))}
+
+
+def _mixture(source: PairSource | PairStream, pairs: int) -> dict[str, Any]:
+    """Of a mixture, its sources and how many of the pairs that were seen came from each."""
+    if not isinstance(source, PairStream) or source.mixture is None:
+        return {}
+    counts = source.mixture.counts(pairs)
+    listed = zip(source.parts, source.mixture.shares, counts, strict=True)
+    return {"sources": [{"name": part.name, "share": share, "pairs": count} for part, share, count in listed]}
 
 
 def _evaluated(evaluation: Evaluation) -> dict[str, int | None]:

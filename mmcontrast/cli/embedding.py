@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from mmcontrast.cli.exit_codes import INCOMPLETE
 from mmcontrast.cli.options import BatchSize, CaptionColumns, ImageColumn, Model, Split
 from mmcontrast.cli.output import progress, show_remark, show_summary
 
@@ -27,7 +28,10 @@ def embed(
     stream: Annotated[bool, typer.Option("--stream", help="Read in file order, for data of any size.")] = False,
     index: Annotated[bool, typer.Option("--index", help="Also write faiss indices of pictures and captions.")] = False,
 ) -> None:
-    """Save L2-normalised features of all pictures and captions in shards; mmcontrast.load_features reads them."""
+    """Save L2-normalised features of all pictures and captions in shards; mmcontrast.load_features reads them.
+
+    With --stream, files that cannot be read are tried again, then skipped, listed, and told by exit code 3.
+    """
     from mmcontrast import build
 
     with progress("embed") as advance:
@@ -49,3 +53,5 @@ def embed(
             say=show_remark,
         )
     show_summary(summary, output)
+    if summary["skipped_shards"]:
+        raise typer.Exit(INCOMPLETE)

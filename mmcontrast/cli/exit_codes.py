@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from mmcontrast.errors import MMContrastError, printable
 
+INCOMPLETE = 3
 UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
 _MOST_LINES, _LONGEST_LINE = 100, 2000
 _NO_MEMORY = ("can't allocate memory", "not enough memory")  # torch, on a CPU
@@ -44,8 +45,8 @@ class Commands(TyperGroup):
     ) -> Any:
         """Run a command line.
 
-        Exit codes: 0 done, 1 an error of the user's, 2 wrong usage, 70 an unexpected error, 130 interrupted, 143
-        terminated.
+        Exit codes: 0 done, 1 an error of the user's, 2 wrong usage, 3 done but for data that could not be read, 70 an
+        unexpected error, 130 interrupted, 143 terminated.
         """
         argv = list(sys.argv[1:] if args is None else args)
         words = [word for word in argv if word != "--debug"]

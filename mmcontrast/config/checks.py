@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mmcontrast.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mmcontrast.config.schema import Config, ImageTowerConfig
+    from mmcontrast.config.schema import Config, DataConfig, ImageTowerConfig
 
 Problem = tuple[str, str]
 """Dotted field, and what is wrong with it."""
@@ -195,6 +196,16 @@ def _negatives(config: Config) -> Iterator[Problem]:
 
 def _reading(config: Config) -> Iterator[Problem]:
     data = config.data
+    yield from _mixing(data)
+    if data.stream_readers is not None and not data.streaming:
+        yield "data.stream_readers", "does nothing without data.streaming; set that, or leave it out"
+    elif data.stream_readers is not None and config.training.global_batch_size % data.stream_readers:
+        batch = config.training.global_batch_size
+        yield (
+            "data.stream_readers",
+            f"{data.stream_readers} does not divide training.global_batch_size ({batch}), of which each reader gives "
+            f"as many pairs; take {math.gcd(batch, data.stream_readers)}",
+        )
     if data.streaming and data.caption_sampling == "all":
         yield "data.caption_sampling", "all needs data.streaming false; a stream draws one caption (random)"
     if data.streaming and config.training.max_steps is None:
@@ -205,6 +216,22 @@ def _reading(config: Config) -> Iterator[Problem]:
         yield "data.pretokenize", "true needs data.streaming false: the captions of a stream are not known beforehand"
     if data.image_cache_size is not None and data.image_cache is None:
         yield "data.image_cache_size", "does nothing without data.image_cache, the folder; set it or leave this out"
+
+
+def _mixing(data: DataConfig) -> Iterator[Problem]:
+    if not isinstance(data.train, list):
+        return
+    if not data.streaming:
+        yield "data.train", "is a list of sources, and they are mixed in a stream only; set data.streaming: true"
+    first: dict[tuple[str, str | None], int] = {}
+    for number, source in enumerate(data.train):
+        before = first.setdefault((source.path, source.split), number)
+        if before != number:
+            yield (
+                f"data.train.{number}.path",
+                f"{source.path!r} is that of data.train.{before} as well: every picture would meet itself as a "
+                "negative; name it once, with the weight of both",
+            )
 
 
 def _micro_batches(config: Config) -> Iterator[Problem]:
@@ -318,6 +345,12 @@ def _problems_with_sizes(
             "training.global_batch_size",
             f"{batch} cannot be shared evenly by {world_size} processes; take "
             f"{max(1, batch // world_size) * world_size}",
+        )
+    readers = config.data.stream_readers
+    if readers is not None and readers % world_size:
+        yield (
+            "data.stream_readers",
+            f"{readers} cannot be shared evenly by {world_size} processes; take {world_size} or a multiple of it",
         )
     if num_items is None:
         return

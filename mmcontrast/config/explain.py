@@ -37,7 +37,7 @@ def explain(kind: type[Section], document: Document, error: ValidationError) -> 
         else:
             wrong.setdefault(_real_path(detail, document.values), []).append(detail)
     # A list that should be text, or a list of text: the wrong item says more than the whole.
-    wrong = {path: details for path, details in wrong.items() if not any(path == p[:-1] for p in wrong)}
+    wrong = {path: details for path, details in wrong.items() if not any(path == p[: len(path)] != p for p in wrong)}
     return lines + [_line(document, path, _message(kind, path, details)) for path, details in wrong.items()]
 
 
@@ -101,14 +101,15 @@ def _about(kind: type[Section], path: KeyPath) -> str:
 
 def section_at(kind: type[Section], path: KeyPath) -> type[Section] | None:
     """Class of the section at a dotted path; list positions lead to the list's kind of section."""
-    for key in path:
+    for place, key in enumerate(path):
         if isinstance(key, int):
             continue
         field = kind.model_fields.get(key)
-        inner = next(_sections(field.annotation), None) if field else None
-        if inner is None:
+        inner = list(_sections(field.annotation)) if field else []
+        if not inner:
             return None
-        kind = inner
+        # Where a field is a section or a list of another kind of section, the first is the single one.
+        kind = inner[-1] if isinstance(next(iter(path[place + 1 :]), None), int) else inner[0]
     return kind
 
 

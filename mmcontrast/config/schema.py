@@ -15,6 +15,7 @@ from mmcontrast.config.negatives import NegativesConfig
 from mmcontrast.config.section import Count, Positive, Section, Share, Text
 
 Projection = Literal["linear", "mlp", "none"]
+MAX_SOURCES = 512
 
 
 class LoraConfig(Section):
@@ -121,11 +122,26 @@ class SourceConfig(Section):
     """Use only so many rows."""
 
 
+class MixedSourceConfig(SourceConfig):
+    """One of several sets of pairs that are mixed."""
+
+    weight: Positive = 1.0
+    """Share of the pairs that are drawn from it, relative to the other sources: 3 beside 1 is three pairs in four."""
+    image_column: Text | None = None
+    """Column of its pictures; null takes data.image_column."""
+    caption_column: Text | Annotated[list[Text], Field(min_length=1)] | None = None
+    """Column or columns of its captions; null takes data.caption_column."""
+    label_column: Text | None = None
+    """Column of its class labels; null takes data.label_column."""
+    group_column: Text | None = None
+    """Column of its groups; null takes data.group_column."""
+
+
 class DataConfig(Section):
     """The pairs and how they are read."""
 
-    train: SourceConfig
-    """Pairs to learn from."""
+    train: SourceConfig | Annotated[list[MixedSourceConfig], Field(min_length=1, max_length=MAX_SOURCES)]
+    """Pairs to learn from: one source, or a list of sources that are mixed by their weights when streaming."""
     validation: SourceConfig | None = None
     """Pairs to evaluate on; null turns evaluation off."""
     image_column: Text | None = None
@@ -159,7 +175,10 @@ class DataConfig(Section):
     streaming: bool = False
     """Read the training pairs in file order without loading an index of them; needs training.max_steps."""
     shuffle_buffer: Count = 10000
-    """Pairs held back for shuffling when streaming."""
+    """Pairs held back for shuffling when streaming, by as many readers as data.workers together."""
+    stream_readers: Count | None = None
+    """Readers a stream is dealt out to; any number of processes that divides it gets the same global batches and can
+    resume the run. null: one for each process and worker."""
     read_retries: Annotated[int, Field(ge=0)] = 4
     """Further tries, with longer and longer waits, for a shard that fails when streaming; then its rest is skipped."""
     read_timeout_seconds: Positive | None = 300.0
@@ -168,6 +187,11 @@ class DataConfig(Section):
     """Stop when a larger share of the rows cannot be used."""
     max_image_pixels: Count = 100_000_000
     """Pictures with more pixels are bad rows; seen in the header, before decoding."""
+
+    @property
+    def sources(self) -> list[SourceConfig]:
+        """The sources of the training pairs, be it one or more."""
+        return list(self.train) if isinstance(self.train, list) else [self.train]
 
 
 class TrainingConfig(Section):
@@ -205,6 +229,9 @@ class TrainingConfig(Section):
     """Recompute activations in the backward pass: less memory, more time."""
     compile: bool = False
     """Compile both towers when training begins (minutes): pays on GPUs and in long runs, on CPUs hardly."""
+    process_timeout_seconds: Positive = 1800.0
+    """Stop when another process has said nothing for so long; the others wait while the first one evaluates at the
+    end, so leave time for that."""
     sharding: Literal["none", "fsdp"] = "none"
     """fsdp splits weights, gradients and AdamW's state over the processes (FSDP2): less memory each, more traffic."""
     loss: Literal["info_nce", "sigmoid"] = "info_nce"

@@ -45,7 +45,7 @@ def collate(
         label=torch.tensor([item.label for item in items]),
         bad_rows=[row for item in items for row in item.bad_rows],
         truncated=tokens.truncated,
-        position=items[-1].position,
+        positions=tuple({item.position.reader: item.position for item in items if item.position}.values()),
     )
     return batch if sibling_share is None else _with_siblings(batch, items, tokenize, sibling_share, table)
 

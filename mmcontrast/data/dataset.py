@@ -24,7 +24,7 @@ from mmcontrast.data.rows import PairSource
 from mmcontrast.data.sampler import Draw
 from mmcontrast.errors import ConfigError, DataError
 from mmcontrast.preprocess import MAX_IMAGE_PIXELS, decode_image
-from mmcontrast.types import NO_KEY, BadRow, StreamPosition
+from mmcontrast.types import NO_KEY, BadRow, ReaderPosition
 
 Transform = Callable[[Any], Tensor]
 """From a Pillow picture, or the (h, w, 3) bytes of a cached one, to (3, h, w) uint8."""
@@ -59,7 +59,7 @@ class PairItem:
     sibling: str | None = None
     caption_number: int = 0
     sibling_number: int = 0
-    position: StreamPosition | None = None
+    position: ReaderPosition | None = None
 
     def belonging_to(self, index: int, group: str | None, label: int | None) -> PairItem:
         """The same item, told which row, group and class it is of."""

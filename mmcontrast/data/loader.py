@@ -18,7 +18,6 @@ from mmcontrast.data.collate import collate
 from mmcontrast.data.dataset import PairDataset, PairItem, bad_row
 from mmcontrast.data.rows import PairSource
 from mmcontrast.data.sampler import GlobalBatchSampler
-from mmcontrast.data.stream import StreamDataset
 from mmcontrast.data.workers import lost_worker
 from mmcontrast.errors import DataError
 from mmcontrast.preprocess import MAX_IMAGE_PIXELS, ImagePreprocess, decode_image, stack_pictures
@@ -64,26 +63,6 @@ def train_loader(
     """
     function = partial(collate, tokenize=tokenize, sibling_share=sibling_share, table=table)
     return worker_loader(dataset, function, workers, prefetch, batch_sampler=sampler)
-
-
-def stream_loader(
-    dataset: StreamDataset,
-    batch_size: int,
-    tokenize: Tokenize,
-    workers: int = 0,
-    *,
-    prefetch: int = 2,
-    sibling_share: float | None = None,
-) -> DataLoader[PairItem]:
-    """Batches (`PairBatch`) of a stream; what does not fill a batch at the end of a worker's share is dropped.
-
-    Args:
-        dataset: the stream of items of this rank.
-        batch_size: pairs in a batch of this rank.
-        tokenize, workers, prefetch, sibling_share: as for `train_loader`.
-    """
-    function = partial(collate, tokenize=tokenize, sibling_share=sibling_share)
-    return worker_loader(dataset, function, workers, prefetch, batch_size=batch_size, drop_last=True)
 
 
 def image_loader(
@@ -141,6 +120,7 @@ def worker_loader(
     workers: int,
     prefetch: int,
     persistent: bool = True,
+    pin: bool = True,
     **batching: Any,
 ) -> DataLoader[Any]:
     """A DataLoader whose batches of any items are the same with any number of workers."""
@@ -161,7 +141,7 @@ def worker_loader(
         dataset,
         collate_fn=function,
         num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin and torch.cuda.is_available(),
         generator=torch.Generator(),  # else each epoch would take a number from the global ones
         **options,
         **batching,

@@ -59,8 +59,11 @@ def regroup(batches: Iterator[PairBatch], plan: Plan, start_batch: int = 0) -> I
         number += len(pool)
 
 
-def concatenate(batches: Sequence[PairBatch]) -> PairBatch:
-    """One batch of all rows; tokens, keys and further captions are filled up to the longest."""
+def concatenate(batches: Sequence[PairBatch], pin: bool = False) -> PairBatch:
+    """One batch of all rows, in pinned memory where asked for; tokens, keys and captions are filled up to the longest.
+
+    Bad rows and cut captions are added up; positions are left out.
+    """
     sizes = [len(batch) for batch in batches]
     offsets = np.cumsum([0, *sizes]).tolist()
     first = batches[0]
@@ -76,8 +79,8 @@ def concatenate(batches: Sequence[PairBatch]) -> PairBatch:
             "sibling_mask": _stack([b.sibling_mask for b in batches], 0),
             "sibling_rows": torch.cat(rows),
         }
-    return PairBatch(
-        image=torch.cat([b.image for b in batches]),
+    whole = PairBatch(
+        image=_cat([b.image for b in batches], pin),
         input_ids=_stack([b.input_ids for b in batches], 0),
         attention_mask=_stack([b.attention_mask for b in batches], 0),
         index=torch.cat([b.index for b in batches]),
@@ -89,6 +92,15 @@ def concatenate(batches: Sequence[PairBatch]) -> PairBatch:
         truncated=sum(b.truncated for b in batches),
         **siblings,
     )
+    return whole.pin_memory() if pin else whole  # pictures that are pinned already stay where they are
+
+
+def _cat(pictures: Sequence[Tensor], pin: bool) -> Tensor:
+    """Pictures of all batches, copied once."""
+    if not pin:
+        return torch.cat(list(pictures))
+    shape = (sum(map(len, pictures)), *pictures[0].shape[1:])
+    return torch.cat(list(pictures), out=torch.empty(shape, dtype=pictures[0].dtype, pin_memory=True))
 
 
 def _stack(parts: Sequence[Tensor | None], fill: int) -> Tensor:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import queue
+import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -23,6 +24,7 @@ _CHUNK = 16
 """Rows that a reader hands over at a time."""
 _AHEAD = 4
 """Chunks that it reads in advance."""
+_SKIPPED = "the shard is skipped from this row on"
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,12 @@ class Unit:
     Attributes:
         read: its rows, the bad ones as `BadRow`.
         name: what it is called in reports; empty for one that is not in a file and need not be watched.
+        rows: how many it has, where that is known without reading it.
     """
 
     read: Callable[[], Iterator[Row | BadRow]]
     name: str = ""
+    rows: int | None = None
 
     def __call__(self) -> Iterator[Row | BadRow]:
         """All rows, from the first one."""
@@ -74,18 +78,32 @@ def steady_rows(unit: Unit, patience: Patience) -> Iterator[Row | BadRow]:
             return
         except ReadError as error:
             if tries == patience.retries:
-                yield _skipped(unit, next_row, f"{tries + 1} tries: {error}")
+                yield _skipped(unit, next_row, given, f"{tries + 1} tries: {error}")
                 return
             tries += 1
             _wait(patience, tries, str(error))
         except DataError as error:
-            yield _skipped(unit, next_row, str(error))
+            yield _skipped(unit, next_row, given, str(error))
             return
 
 
-def _skipped(unit: Unit, row: int, reason: str) -> BadRow:
+def _skipped(unit: Unit, row: int, given: int, reason: str) -> BadRow:
     log.warning("%s: skipped from row %d on: %s", unit.name, row, reason)
-    return BadRow(unit.name, row, f"the shard is skipped from this row on: {reason}")
+    missing = "" if unit.rows is None else f" ({unit.rows - given} rows)"
+    return BadRow(unit.name, row, f"{_SKIPPED}{missing}: {reason}")
+
+
+def is_skipped_shard(row: object) -> bool:
+    """Whether a bad row stands for the rest of a shard that could not be read."""
+    return isinstance(row, BadRow) and row.reason.startswith(_SKIPPED)
+
+
+def skipped_shards(bad_rows: Iterable[BadRow]) -> tuple[int, int | None]:
+    """How many shards could not be read to their end, and how many rows that cost; None where nobody can count them."""
+    skipped = [row for row in bad_rows if is_skipped_shard(row)]
+    counted = [re.match(r" \((\d+) rows\)", row.reason.removeprefix(_SKIPPED)) for row in skipped]
+    known = [int(found[1]) for found in counted if found is not None]
+    return len(skipped), sum(known) if len(known) == len(skipped) else None
 
 
 def _wait(patience: Patience, tries: int, reason: str) -> None:

@@ -35,11 +35,13 @@ def open_stream(
     captions_optional: bool = False,
     seed: int = 0,
     patience: Patience = PATIENCE,
+    first_file: int = 0,
 ) -> PairStream:
     """Open image-caption pairs to be read in order, holding neither texts nor pictures in memory.
 
     The arguments are those of `open_source`. Parquet files and tars may also be behind URLs that fsspec knows (s3://,
-    gs://, https://, ...); `patience` is for files that cannot be read at once. Two things differ for lack of a first
+    gs://, https://, ...); `patience` is for files that cannot be read at once, and `first_file` is the number of the
+    first file, where the rows must not be mistaken for those of another stream. Two things differ for lack of a first
     look at the data: classes given as texts without a list of their names are left out, and rows that name the same
     picture file stay apart (their indices are equal, so that they are no negatives of one another).
     """
@@ -48,13 +50,14 @@ def open_stream(
     if not name.startswith("synthetic://"):
         located = locate(name, format, split, remote=True)
         if located.kind == "parquet":
-            return _parquet_stream(located.files, wanted, rows, name, patience)
+            return _parquet_stream(located.files, wanted, rows, name, patience, first_file)
         if located.kind == "tar":
-            return _tar_stream(located.files, wanted, rows, name, patience)
+            return _tar_stream(located.files, wanted, rows, name, patience, first_file)
         if located.kind in ("csv", "tsv", "jsonl"):
-            return _text_stream(located.files, located.kind, wanted, rows, name, patience)
+            return _text_stream(located.files, located.kind, wanted, rows, name, patience, first_file)
         if located.kind == "datasets" and not Path(located.files[0]).is_dir():
-            return dataset_stream(hub.load(located.files[0], split, streaming=True), wanted, rows, name, patience)
+            loaded = hub.load(located.files[0], split, streaming=True)
+            return dataset_stream(loaded, wanted, rows, name, patience, first_file)
     # Folders of pictures are listed, synthetic scenes drawn, and saved data sets memory-mapped: no less memory
     # would be needed to stream them.
     source = open_source(
@@ -69,15 +72,15 @@ def open_stream(
         captions_optional=captions_optional,
         seed=seed,
     )
-    return stream_of(source)
+    return stream_of(source, first_file=first_file)
 
 
 def _parquet_stream(
-    files: Sequence[str], wanted: Wanted, rows: int | None, name: str, patience: Patience
+    files: Sequence[str], wanted: Wanted, rows: int | None, name: str, patience: Patience, first_file: int
 ) -> PairStream:
     columns, names, units = None, None, []
     error: DataError | None = None
-    for number, file in enumerate(files):
+    for number, file in enumerate(files, first_file):
         try:
             if columns is None:
                 columns, names = retried(partial(parquet_columns, [file], wanted, name), patience)
@@ -86,18 +89,21 @@ def _parquet_stream(
             error = error or found
             units.append(Unit(partial(_failed, found), file))
             continue
-        for group in range(groups):
+        for group, count in enumerate(groups):
             read = partial(parquet_rows, file, columns, pictures=True, row_group=group)
-            units.append(Unit(partial(clean_rows, read, columns, _root(file), number), f"{file} (row group {group})"))
+            clean = partial(clean_rows, read, columns, _root(file), number)
+            units.append(Unit(clean, f"{file} (row group {group})", count))
     if columns is None:
         raise error or DataError(f"{name}: no files")
-    return PairStream(name, columns, names, units, rows, files=files, patience=patience)
+    return PairStream(name, columns, names, units, rows, files=files, patience=patience, num_files=len(files))
 
 
-def _row_groups(file: str, columns: Columns) -> int:
+def _row_groups(file: str, columns: Columns) -> list[int]:
+    """Rows of each row group."""
     with open_parquet(file) as parquet, arrow_errors(file):
         choose_columns(parquet.schema_arrow.names, as_wanted(columns), file)
-        return int(parquet.metadata.num_row_groups)
+        metadata = parquet.metadata
+        return [int(metadata.row_group(group).num_rows) for group in range(metadata.num_row_groups)]
 
 
 def _failed(error: DataError) -> Iterator[Row | BadRow]:
@@ -109,13 +115,16 @@ def _root(file: str) -> Path | None:
     return None if is_remote(file) else Path(file).parent
 
 
-def _tar_stream(files: Sequence[str], wanted: Wanted, rows: int | None, name: str, patience: Patience) -> PairStream:
+def _tar_stream(
+    files: Sequence[str], wanted: Wanted, rows: int | None, name: str, patience: Patience, first_file: int
+) -> PairStream:
     columns = _first_columns(files, wanted, name, patience)
     units = [
         Unit(partial(clean_rows, partial(tar_rows, file, columns, pictures=True), columns, None, number), file)
-        for number, file in enumerate(files)
+        for number, file in enumerate(files, first_file)
     ]
-    return PairStream(name, columns, tar_class_names(files[0], columns), units, rows, files=files, patience=patience)
+    names = tar_class_names(files[0], columns)
+    return PairStream(name, columns, names, units, rows, files=files, patience=patience, num_files=len(files))
 
 
 def _first_columns(files: Sequence[str], wanted: Wanted, name: str, patience: Patience) -> Columns:
@@ -130,18 +139,18 @@ def _first_columns(files: Sequence[str], wanted: Wanted, name: str, patience: Pa
 
 
 def _text_stream(
-    files: Sequence[str], kind: str, wanted: Wanted, rows: int | None, name: str, patience: Patience
+    files: Sequence[str], kind: str, wanted: Wanted, rows: int | None, name: str, patience: Patience, first_file: int
 ) -> PairStream:
     columns, _ = text_columns(files[0], kind, wanted)
     units = [
         Unit(partial(clean_rows, partial(text_rows, file, kind, columns), columns, Path(file).parent, number), file)
-        for number, file in enumerate(files)
+        for number, file in enumerate(files, first_file)
     ]
-    return PairStream(name, columns, None, units, rows, files=files, patience=patience)
+    return PairStream(name, columns, None, units, rows, files=files, patience=patience, num_files=len(files))
 
 
 def dataset_stream(
-    dataset: Any, wanted: Wanted, rows: int | None, name: str, patience: Patience = PATIENCE
+    dataset: Any, wanted: Wanted, rows: int | None, name: str, patience: Patience = PATIENCE, first_file: int = 0
 ) -> PairStream:
     """Stream of a `datasets.IterableDataset`, one unit for each of its shards."""
     if dataset.features is None:
@@ -152,8 +161,10 @@ def dataset_stream(
     units = []
     for number in range(shards):
         read = partial(_dataset_rows, dataset.shard(shards, number), columns, name)
-        units.append(Unit(partial(clean_rows, read, columns, Path(), number), f"{name} (shard {number})"))
-    return PairStream(name, columns, hub.class_names(dataset.features, columns.label), units, rows, patience=patience)
+        clean = partial(clean_rows, read, columns, Path(), first_file + number)
+        units.append(Unit(clean, f"{name} (shard {number})"))
+    names = hub.class_names(dataset.features, columns.label)
+    return PairStream(name, columns, names, units, rows, patience=patience, num_files=shards)
 
 
 def _dataset_rows(dataset: Any, columns: Columns, name: str) -> Iterator[RawRow]:

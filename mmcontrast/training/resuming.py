@@ -108,8 +108,8 @@ def restore(trainer: Trainer, shared: dict[str, Any], own: Sequence[dict[str, An
     then, now = shared["world_size"], distributed.world_size()
     if then != now and not trainer.batches.elastic:
         raise TrainingError(
-            f"the checkpoint was written by {then} process{'es' if then > 1 else ''} and this run has {now}: a stream "
-            "(data.streaming) deals its rows out to the processes, so it goes on with as many only"
+            f"the checkpoint was written by {then} process{'es' if then > 1 else ''} and this run has {now}: each puts "
+            "its own batches of a stream together anew (negatives.cluster.share), so it goes on with as many only"
         )
     trainer.progress = Progress(**shared["progress"])
     load_whole_state(trainer.accelerator.unwrap_model(trainer.model), shared["model"])

@@ -44,8 +44,10 @@ class EpochBatches(Protocol):
         elastic: whether any number of processes gets the same global batches.
     """
 
-    diagnostics: dict[str, float]
     elastic: bool
+
+    @property
+    def diagnostics(self) -> dict[str, float]: ...  # noqa: D102
 
     def epoch(self, epoch: int, start_batch: int) -> Iterator[PairBatch]:
         """This rank's share of each global batch."""

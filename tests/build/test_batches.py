@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,7 @@ class Stream(IterableDataset[int]):
 
     def __init__(self, rank: int = 0, world_size: int = 1) -> None:
         self.rank, self.world_size = rank, world_size
+        self.readers, self.shuffle_buffer, self.stream = None, 0, SimpleNamespace(mixture=None)
 
     def set_epoch(self, epoch: int) -> None:
         pass

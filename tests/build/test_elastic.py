@@ -79,22 +79,45 @@ def test_as_many_processes_go_on_bit_for_bit(folders: dict[int, Path], tmp_path:
 
 STREAM = (
     "data.streaming=true",
-    "training.max_steps=4",
-    "negatives.cluster.share=0",
+    "data.shuffle_buffer=12",
+    "training.epochs=10",
+    "training.max_steps=6",
+    "training.log_every_steps=1",
     "training.checkpoint_every_steps=2",
+    "negatives.cluster.share=0",
     "evaluation.every_epochs=null",
-    "evaluation.every_steps=4",
+    "evaluation.every_steps=6",
 )
+MIXTURE = "data.train=[{path: synthetic://scenes, rows: 90, weight: 2}, {path: synthetic://scenes, split: validation}]"
 
 
-def test_a_stream_goes_on_with_as_many_only(tmp_path: Path) -> None:
-    config = config_of(tmp_path / "run", *STREAM)
+def test_a_mixture_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+    options = (*STREAM, MIXTURE, "data.stream_readers=4")
+    whole, other = tmp_path / "whole", tmp_path / "other"
+    whole.mkdir()
+    run_with(2, whole, config_of(whole / "run", *options))
+    shutil.copytree(whole / "run", other / "run")
+    go_back(other / "run", 2)
+    run_with(1, other, config_of(other / "run", *options), resume=True)
+    expected, found = rows_of(whole, "first", 2), rows_of(other, "second", 1)
+    assert sorted(found) == [2, 3, 4, 5]
+    assert all(found[step] == expected[step] for step in found)
+    ours, theirs = metric_lines(other / "run"), metric_lines(whole / "run")
+    for mine, line in zip(ours, theirs, strict=True):
+        assert mine.get("loss") == pytest.approx(line.get("loss"), abs=1e-5)
+        assert mine.get("pairs_of_source_1") == line.get("pairs_of_source_1")
+    last = [line for line in theirs if "loss" in line][-1]
+    assert (last["pairs_of_source_0"], last["pairs_of_source_1"]) == (80, 40)
+
+
+def test_a_guided_stream_goes_on_with_as_many_only(tmp_path: Path) -> None:
+    config = config_of(tmp_path / "run", *STREAM, "negatives.cluster.share=0.25")
     train(config)
     checkpointer = Checkpointer(tmp_path / "run" / "checkpoints")
     path, _ = checkpointer.newest()
     assert path is not None
     shared, (own,) = checkpointer.load(path)
-    path = checkpointer.save(4, shared | {"world_size": 2}, own)
+    path = checkpointer.save(6, shared | {"world_size": 2}, own)
     write_state(path / "rank-1.pt", own)
-    with pytest.raises(TrainingError, match=r"written by 2 processes and this run has 1: a stream .* as many only"):
+    with pytest.raises(TrainingError, match=r"by 2 processes and this run has 1: each puts .* as many only"):
         train(config, resume=True)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from tiny_runs import CommandLines
 
 import mmcontrast
-from mmcontrast.data import PairSource, open_source
-from mmcontrast.errors import DataError, Interrupted, MMContrastError
+from mmcontrast.data import PairSource, Row, open_source, open_stream
+from mmcontrast.data.steady import Patience, Unit
+from mmcontrast.errors import DataError, Interrupted, MMContrastError, ReadError
 from mmcontrast.models.fingerprint import model_digest
 from mmcontrast.preprocess import decode_image
+from mmcontrast.types import BadRow
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -102,6 +109,92 @@ def test_a_stream_gives_the_same_and_is_gone_on_with(tiny_run: Path, table: Path
     assert sorted(bad[0]) == sorted(bad[1])
     with pytest.raises(DataError, match="of other data"):  # the same rows, but read in another way
         mmcontrast.embed(tiny_run / "model", table, tmp_path / "stream", shard_rows=8, **COLUMNS)  # type: ignore[arg-type]
+
+
+def write_shards(folder: Path, scenes: PairSource) -> list[Path]:
+    """Three parquet files, each of two row groups of four scenes."""
+    import pyarrow as pa
+
+    folder.mkdir()
+    files = []
+    for number in range(3):
+        rows = range(8 * number, 8 * number + 8)
+        columns = {"image": [scenes.image(i) for i in rows], "caption": [scenes.captions(i)[0] for i in rows]}
+        files.append(folder / f"{number}.parquet")
+        pq.write_table(pa.table(columns), files[-1], row_group_size=4)
+    return files
+
+
+def damage(file: Path) -> None:
+    """Break the pictures' pages of the second row group: the first can still be read."""
+    place = pq.read_metadata(file).row_group(1).column(0).data_page_offset
+    data = bytearray(file.read_bytes())
+    data[place : place + 40] = b"\xff" * 40
+    file.write_bytes(data)
+
+
+def test_a_stream_with_shards_that_fail(
+    tiny_run: Path, tmp_path: Path, scenes: PairSource, mmcontrast_command: CommandLines
+) -> None:
+    whole, broken = (write_shards(tmp_path / name, scenes) for name in ("whole", "broken"))
+    damage(broken[1])
+    said: list[str] = []
+    options: dict[str, Any] = {"stream": True, "batch_size": 4, "shard_rows": 6, "say": said.append}
+    summary = mmcontrast.embed(tiny_run / "model", tmp_path / "whole", tmp_path / "all", **options)
+    assert (summary["skipped_shards"], summary["missing_rows"], said) == (0, 0, [])
+    words = [tmp_path / "broken", "--output", tmp_path / "rest", "--stream", "--batch-size", "4", "--shard-rows", "6"]
+    found = mmcontrast_command("embed", tiny_run / "model", *words)
+    assert found.code == 3, found.stderr
+    assert "1 shard could not be read to the end, and 4 rows are missing: see " in found.stderr
+    assert "skipped_shards 1  missing_rows 4" in found.stdout
+    (bad,) = [json.loads(line) for line in (tmp_path / "rest" / "bad_rows.jsonl").read_text().splitlines()]
+    assert bad["source"] == f"{broken[1]} (row group 1)"
+    assert bad["reason"].startswith("the shard is skipped from this row on (4 rows): ")
+    ours, theirs = (mmcontrast.load_features(tmp_path / name) for name in ("rest", "all"))
+    places = [i for i, row in enumerate(theirs.rows) if not (row["file"] == str(whole[1]) and row["row"] >= 4)]
+    assert len(ours.image) == len(places) == 20
+    np.testing.assert_allclose(np.asarray(ours.image), np.asarray(theirs.image)[places], atol=1e-6)
+    again = mmcontrast.embed(tiny_run / "model", tmp_path / "broken", tmp_path / "rest", **options)
+    assert (again["skipped_shards"], again["missing_rows"]) == (1, 4)
+    assert said[0].endswith("is complete already")
+    assert "4 rows are missing" in said[1]
+
+
+def test_a_stream_goes_on_behind_a_shard_that_failed(tiny_run: Path, tmp_path: Path, scenes: PairSource) -> None:
+    """The part that was given up stays given up: else its rows would be numbered anew in the middle."""
+    files = write_shards(tmp_path / "data", scenes)
+    stream = open_stream(tmp_path / "data", patience=Patience(retries=1, first_wait=0.01, timeout=None))
+    tries: list[int] = []
+
+    def flaky(unit: Unit) -> Unit:
+        def read() -> Iterator[Row | BadRow]:
+            for place, row in enumerate(unit()):
+                if place == 2 and len(tries) < 2:
+                    tries.append(place)
+                    raise ReadError(f"{files[1]}: reset by peer")
+                yield row
+
+        return replace(unit, read=read)
+
+    stream.units[3] = flaky(stream.units[3])
+    written: list[int] = []
+
+    def stop(count: int) -> None:
+        written.append(count)
+        if (tmp_path / "out" / "shards.jsonl").read_text().count("\n") == 3:
+            raise KeyboardInterrupt
+
+    options: dict[str, Any] = {"shard_rows": 5, "batch_size": 5}
+    with pytest.raises(KeyboardInterrupt):
+        mmcontrast.embed(tiny_run / "model", stream, tmp_path / "out", progress=stop, **options)
+    said: list[str] = []
+    summary = mmcontrast.embed(tiny_run / "model", stream, tmp_path / "out", say=said.append, **options)
+    assert "going on after shard 2 (row 15)" in said[0]
+    assert said[1].startswith("1 shard could not be read to the end, and 2 rows are missing: see ")
+    assert (summary["images"], summary["skipped_shards"], summary["missing_rows"]) == (22, 1, 2)
+    rows = [(row["file"], row["row"]) for row in mmcontrast.load_features(tmp_path / "out").rows]
+    expected = [(str(file), row) for file in files for row in range(8)]
+    assert rows == [place for place in expected if place not in [(str(files[1]), 6), (str(files[1]), 7)]]
 
 
 def test_pictures_alone_can_be_embedded(tiny_run: Path, tmp_path: Path, scenes: PairSource) -> None:

@@ -51,24 +51,24 @@ def errors(output: Path) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("error: ")]
 
 
-def _die_at(step: int) -> None:
+def _die_at(step: int, number: int) -> None:
     from mmcontrast.training.trainer import Trainer
 
     whole_step = Trainer.step
 
     def fatal(self: Trainer, batch: Any) -> None:
         if self.progress.global_step == step - 1:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
         whole_step(self, batch)
 
     Trainer.step = fatal  # type: ignore[method-assign]
 
 
-def _be_rank(rank: int, port: int, dies: bool) -> None:
+def _be_rank(rank: int, port: int, fate: int | None) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    if dies:
-        _die_at(DEATH)
+    if fate is not None:
+        _die_at(DEATH, fate)
 
 
 @pytest.mark.parametrize("dead", [0, 1])
@@ -81,7 +81,8 @@ def test_the_other_rank_ends_soon_and_says_why(dead: int, tmp_path: Path) -> Non
         port = int(probe.getsockname()[1])
     words = ["train", str(config)]
     outputs = [tmp_path / f"output-{rank}.txt" for rank in range(2)]
-    ranks = [start(words, outputs[rank], _be_rank, rank, port, rank == dead) for rank in range(2)]
+    fates = [signal.SIGKILL if rank == dead else None for rank in range(2)]
+    ranks = [start(words, outputs[rank], _be_rank, rank, port, fates[rank]) for rank in range(2)]
     ranks[dead].join(200)
     assert ranks[dead].exitcode == -signal.SIGKILL, outputs[dead].read_text()
     begin = time.monotonic()
@@ -93,6 +94,39 @@ def test_the_other_rank_ends_soon_and_says_why(dead: int, tmp_path: Path) -> Non
     assert "go on with --resume" in line
     assert not (tmp_path / "run" / "run.lock").exists() or dead == 0
     assert [path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*")]
+
+
+def test_a_rank_that_falls_silent_is_waited_for_no_longer_than_told(tmp_path: Path) -> None:
+    """Stopped, it keeps its connections open, as a machine does that loses its network."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    config, limit = tmp_path / "run.yaml", 10.0
+    config.write_text(dump_config(tiny_config(tmp_path / "run", f"training.process_timeout_seconds={limit}")))
+    words, outputs = ["train", str(config)], [tmp_path / f"output-{rank}.txt" for rank in range(2)]
+    ranks = [
+        start(words, outputs[rank], _be_rank, rank, port, signal.SIGSTOP if rank == 1 else None) for rank in range(2)
+    ]
+    try:
+        while not _is_stopped(ranks[1].pid):
+            assert ranks[1].is_alive(), outputs[1].read_text()
+            time.sleep(0.05)
+        begin = time.monotonic()
+        ranks[0].join(SOON)
+        assert ranks[0].exitcode == 1, outputs[0].read_text()
+        assert 0.5 * limit < time.monotonic() - begin < limit + 20
+    finally:
+        ranks[1].kill()
+        ranks[1].join()
+    (line,) = errors(outputs[0])
+    assert line.startswith(
+        "error: process 0 of 2 stops, since another one has said nothing for training.process_timeout_seconds (it "
+        "hangs, or its machine or network is gone): end it, and go on with --resume"
+    )
+
+
+def _is_stopped(process: int) -> bool:
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def _kill_a_worker() -> None:

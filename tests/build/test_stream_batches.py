@@ -14,8 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
+from mmcontrast import distributed
 from mmcontrast.build.stream_batches import StreamBatches
-from mmcontrast.data import StreamDataset, open_stream, stream_loader, train_transform
+from mmcontrast.data import StreamDataset, StreamLoader, mix_streams, open_stream, train_transform
+from mmcontrast.errors import TrainingError
 from mmcontrast.preprocess import ImagePreprocess
 from mmcontrast.types import PairBatch, Tokens
 
@@ -57,7 +59,7 @@ class Counted:
 def batches_of(path: Path, workers: int, buffer: int = 8) -> tuple[StreamBatches, Counted]:
     transform = Counted()
     dataset = StreamDataset(open_stream(path), transform, seed=3, shuffle_buffer=buffer, repeat=True)
-    return StreamBatches(stream_loader(dataset, 4, tokenize, workers), dataset), transform
+    return StreamBatches(StreamLoader(dataset, 4, tokenize, workers), dataset), transform
 
 
 def content(batch: PairBatch) -> tuple[Any, ...]:
@@ -99,10 +101,61 @@ def test_two_interruptions_and_a_checkpoint_of_what_was_read_too_far(data: Path,
 def test_without_positions_all_is_read_again(data: Path) -> None:
     whole, _ = batches_of(data, 0)
     expected = [content(batch) for batch in itertools.islice(whole.epoch(0, 0), 12)]
-    other, _ = batches_of(data, 2)
-    list(itertools.islice(other.epoch(0, 0), 10))
-    for state in ({}, other.state_dict()):  # none, or of another number of workers
-        again, transform = batches_of(data, 0)
-        again.load_state_dict(state)
-        assert [content(b) for b in itertools.islice(again.epoch(0, 10), 2)] == expected[10:12]
-        assert transform.calls >= 40
+    again, transform = batches_of(data, 0)
+    again.load_state_dict({})
+    assert [content(b) for b in itertools.islice(again.epoch(0, 10), 2)] == expected[10:12]
+    assert transform.calls >= 40
+
+
+def test_a_run_goes_on_with_other_workers(data: Path) -> None:
+    """Its readers are those of its checkpoint, and so is their order."""
+    whole, _ = batches_of(data, 2)
+    expected = [content(batch) for batch in itertools.islice(whole.epoch(0, 0), 12)]
+    again, transform = batches_of(data, 0)
+    again.load_state_dict(whole.state_dict())
+    assert again.dataset.readers == 2
+    assert [content(b) for b in itertools.islice(again.epoch(0, 10), 2)] == expected[10:12]
+    assert transform.calls <= 2 * 4 + 4
+
+
+def mixture_of(path: Path, workers: int = 0, readers: int | None = None) -> tuple[StreamBatches, Counted]:
+    small = path.with_name("small.parquet")
+    if not small.exists():
+        table = pq.read_table(path).slice(0, 7)
+        pq.write_table(table, small, row_group_size=3)
+    transform = Counted()
+    streams = [open_stream(path), open_stream(small, first_file=1)]
+    dataset = StreamDataset(
+        mix_streams(streams, [3, 1], 3), transform, seed=3, shuffle_buffer=12, repeat=True, readers=readers
+    )
+    return StreamBatches(StreamLoader(dataset, 8, tokenize, workers), dataset), transform
+
+
+@pytest.mark.parametrize(("workers", "readers"), [(0, 1), (0, 4), (2, 4), (2, 8)])
+def test_a_mixture_goes_on_in_its_middle(data: Path, workers: int, readers: int) -> None:
+    whole, _ = mixture_of(data, workers, readers)
+    states, expected, pairs = [whole.state_dict()], [], []
+    for batch in itertools.islice(whole.epoch(0, 0), 40):
+        expected.append(content(batch))
+        states.append(whole.state_dict())
+        pairs.append([whole.diagnostics[f"pairs_of_source_{source}"] for source in range(2)])
+    for number, (batch, counts) in enumerate(zip(expected, pairs, strict=True), 1):
+        small = sum(index >> 32 for index in batch[0])
+        assert 1 <= small <= 3  # of 8, a quarter of them on average
+        assert sum(counts) == 8 * number
+        assert abs(counts[1] - 2 * number) < 1
+    assert sum(index >> 32 for batch in expected for index in batch[0]) == pairs[-1][1]
+    for start in (1, 2, 9, 31) if workers else range(1, 37, 5):
+        again, transform = mixture_of(data, workers, readers)
+        again.load_state_dict(states[start])
+        assert [content(batch) for batch in itertools.islice(again.epoch(0, start), 3)] == expected[start : start + 3]
+        assert transform.calls <= 3 * 8 + 4 * readers  # what is decoded is used, but for a little ahead of it
+
+
+def test_readers_that_cannot_be_shared(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = mixture_of(data, 0, 4)
+    list(itertools.islice(whole.epoch(0, 0), 2))
+    state = whole.state_dict()
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
+    with pytest.raises(TrainingError, match=r"dealt out to 4 readers, which 3 processes cannot share: .* 1, 2 or 4 "):
+        whole.load_state_dict(state)

@@ -78,3 +78,34 @@ def test_a_bad_shard_is_recorded_and_the_run_goes_on(shards: Path, tmp_path: Pat
     (shard_line,) = {row["reason"] for row in bad if row["source"].endswith("4.tar") and "cut off" in row["reason"]}
     assert "rows after it are missing" in shard_line
     assert metric_lines(run)[-1]["global_step"] == 8
+
+
+def test_a_killed_mixture_goes_on_as_if_nothing_had_been(
+    shards: Path, tmp_path: Path, mmcontrast_command: CommandLines
+) -> None:
+    """Guided and with workers; one source is shorter than a batch, and one has a shard that is no good."""
+    few = tmp_path / "few.tar"
+    with tarfile.open(shards / "0.tar") as whole_tar, tarfile.open(few, "w") as tar:
+        for member in whole_tar.getmembers()[:14]:
+            tar.addfile(member, whole_tar.extractfile(member))
+    torn = tmp_path / "torn.tar"
+    torn.write_bytes((shards / "1.tar").read_bytes()[:20_000])
+    sources = f"data.train=[{{path: '{shards}/{{2..5}}.tar', weight: 3}}, {{path: {few}}}, {{path: {torn}}}]"
+    overrides = (*STREAM, sources, "data.max_bad_row_share=0.3")
+    run = train(tiny_config(tmp_path / "whole", *overrides)).run_dir
+    last = [line for line in metric_lines(run) if "loss" in line][-1]
+    counts = [last[f"pairs_of_source_{source}"] for source in range(3)]
+    assert sum(counts) == 16 * 20
+    assert counts == pytest.approx([192, 64, 64], abs=1)
+    facts = json.loads((run / "facts.json").read_text())
+    assert [source["pairs"] for source in facts["train"]["sources"]] == counts
+    bad = [json.loads(line) for line in (run / "bad_rows.jsonl").read_text().splitlines()]
+    assert str(torn) in {row["source"] for row in bad}
+    file = tmp_path / "run.yaml"
+    file.write_text(dump_config(tiny_config(tmp_path / "run", *overrides)))
+    killed = mmcontrast_command("train", file, die=(13, signal.SIGKILL))
+    assert killed.code == -signal.SIGKILL, killed.stderr
+    assert "a mixture of 3 streams: 60.0% " in killed.stderr
+    resumed = mmcontrast_command("train", file, "--resume")
+    assert resumed.code == 0, resumed.stderr
+    assert_same_run(run, tmp_path / "run")

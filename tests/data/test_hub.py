@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from making_data import captions_of, picture, pixels, png, tokenize
 
-from mmcontrast.data import StreamDataset, open_source, open_stream, stream_loader, train_transform
+from mmcontrast.data import StreamDataset, StreamLoader, open_source, open_stream, train_transform
 from mmcontrast.data.columns import Wanted
 from mmcontrast.data.rows import Row
 from mmcontrast.data.streams import dataset_stream
@@ -77,5 +77,5 @@ def test_workers_lose_no_row_of_an_iterable_data_set(saved: datasets.Dataset) ->
     stream = dataset_stream(saved.to_iterable_dataset(num_shards=3), Wanted(), None, "owner/name")
     dataset = StreamDataset(stream, train_transform(ImagePreprocess(8), "light"))
     for workers in (1, 2):
-        indices = [int(batch.index[0]) for batch in stream_loader(dataset, 1, tokenize, workers)]
+        indices = [int(batch.index[0]) for batch in StreamLoader(dataset, 1, tokenize, workers)]
         assert sorted(indices) == sorted(row.index for row in stream if isinstance(row, Row))

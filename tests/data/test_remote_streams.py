@@ -12,7 +12,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from making_data import table, tar_members, tokenize, write_parquet, write_tar
 
-from mmcontrast.data import StreamDataset, open_source, open_stream, stream_loader, train_transform
+from mmcontrast.data import StreamDataset, StreamLoader, open_source, open_stream, train_transform
 from mmcontrast.data.rows import Row
 from mmcontrast.data.steady import Patience
 from mmcontrast.errors import DataError
@@ -127,7 +127,7 @@ def test_every_row_once_over_ranks_and_workers(memory: str, kind: str) -> None:
             dataset = StreamDataset(
                 open_stream(f"{memory}/*.{kind}"), TRANSFORM, rank=rank, world_size=ranks, shuffle_buffer=3
             )
-            found += [int(batch.index[0]) for batch in stream_loader(dataset, 1, tokenize, workers)]
+            found += [int(batch.index[0]) for batch in StreamLoader(dataset, 1, tokenize, workers)]
         assert sorted(found) == expected, (ranks, workers)
 
 

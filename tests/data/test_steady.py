@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from making_data import tar_members, tokenize, write_parquet, write_tar
 
-from mmcontrast.data import StreamDataset, open_stream, stream_loader, train_transform
+from mmcontrast.data import StreamDataset, StreamLoader, open_stream, train_transform
 from mmcontrast.data.rows import Row
 from mmcontrast.data.steady import Patience, Unit, retried, steady_rows
 from mmcontrast.errors import DataError, ReadError
@@ -136,7 +136,7 @@ def test_a_reader_that_stalls_is_reported_and_left_behind(tmp_path: Path, worker
     files[2].unlink()
     os.mkfifo(files[2])  # opening it waits for a writer, who never comes
     start = time.monotonic()
-    loader = stream_loader(StreamDataset(stream, TRANSFORM), 1, tokenize, workers)
+    loader = StreamLoader(StreamDataset(stream, TRANSFORM), 1, tokenize, workers)
     batches = list(loader)
     assert time.monotonic() - start < 30
     assert len(batches) == 9

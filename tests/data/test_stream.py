@@ -19,7 +19,7 @@ from making_data import (
     write_tar,
 )
 
-from mmcontrast.data import PairStream, StreamDataset, open_source, open_stream, stream_loader, train_transform
+from mmcontrast.data import PairStream, StreamDataset, StreamLoader, open_source, open_stream, train_transform
 from mmcontrast.data.rows import Row
 from mmcontrast.data.shuffling import ShuffledShare
 from mmcontrast.data.steady import Patience, Unit
@@ -126,7 +126,7 @@ def test_shuffle_buffer() -> None:
 
 
 def keys(dataset: StreamDataset, workers: int, epochs: int = 2) -> list[list[tuple[int, bytes, str]]]:
-    loader = stream_loader(dataset, 1, tokenize, workers)
+    loader = StreamLoader(dataset, 1, tokenize, workers)
     found = []
     for epoch in range(epochs):
         dataset.set_epoch(epoch)
@@ -174,7 +174,7 @@ def test_bad_pictures_travel_with_the_next_or_last_item(tmp_path: Path) -> None:
 
 def test_batches_of_a_stream(formats: dict[str, Path]) -> None:
     dataset = StreamDataset(open_stream(formats["parquet"]), TRANSFORM)
-    batches = list(stream_loader(dataset, 3, tokenize))
+    batches = list(StreamLoader(dataset, 3, tokenize))
     assert [len(batch) for batch in batches] == [3, 3]
     assert batches[0].image.shape == (3, 3, 8, 8)
     labels = open_stream(write_parquet(formats["parquet"].with_name("l.parquet"), table(2).drop_columns(["captions"])))
