@@ -34,7 +34,7 @@ def score_tables(results: Scores, ranges: Ranges | None = None) -> Iterator[Tabl
         for rows in _grids(metrics):
             columns = list(dict.fromkeys(column for row in rows.values() for column in row))
             grid = Table()
-            for heading in (task, *map(_short, columns)):
+            for heading in (task, *map(short, columns)):
                 grid.add_column(cell(heading))
             for name, row in rows.items():
                 grid.add_row(cell(name), *(_number(row[column]) if column in row else "" for column in columns))
@@ -57,7 +57,7 @@ def _grids(metrics: Metrics) -> list[dict[str, dict[str, float | None]]]:
     return grids
 
 
-def _short(metric: str) -> str:
+def short(metric: str) -> str:
     """Many columns have to fit into a terminal."""
     return (
         metric.replace("image_to_text_", "i→t ")
