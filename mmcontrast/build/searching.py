@@ -127,10 +127,18 @@ def open_search(
         with store.lock():
             store.clear()
             texts.clear()
+    total = 0
+
+    def more(count: int) -> None:
+        nonlocal total
+        total += count  # captions come on top of the pictures
+        if expect:
+            expect(total)
+
     with stop_on_signals() as stop:
         advance = _stoppable(progress, stop)
         indexed = update_pictures(
-            encoder, collection, store, batch_size=batch_size, workers=WORKERS, progress=advance, expect=expect
+            encoder, collection, store, batch_size=batch_size, workers=WORKERS, progress=advance, expect=more
         )
         if say and (indexed.embedded or indexed.removed):
             say(f"index: {indexed.embedded} pictures embedded, {indexed.removed} removed; kept in {folder}")
@@ -145,9 +153,7 @@ def open_search(
         found = None
         if captions:
             different = different_captions(collection, indexed)
-            features = update_captions(
-                encoder, different, texts, batch_size=batch_size, progress=advance, expect=expect
-            )
+            features = update_captions(encoder, different, texts, batch_size=batch_size, progress=advance, expect=more)
             found = different, features
         advance(0)  # a signal that came when there was nothing more to do
     return Searcher(encoder, collection, indexed, found)
