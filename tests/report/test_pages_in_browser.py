@@ -33,8 +33,9 @@ DOTS = """(() => {
 CARDS = """(() => {
   const field = document.querySelector('#SECTION .picture-map'), around = field.getBoundingClientRect();
   return [...field.querySelectorAll('a > span')].filter(card => card.checkVisibility()).map(card => {
-    const box = card.getBoundingClientRect(), sheet = getComputedStyle(card.querySelector('b')).backgroundImage;
-    return [box.left >= around.left - 1 && box.right <= around.right + 1, sheet.slice(0, 20), card.querySelector('b').style.backgroundPosition];
+    const box = card.getBoundingClientRect(), style = getComputedStyle(card.querySelector('b'));
+    const inside = box.left >= around.left - 1 && box.right <= around.right + 1;
+    return [inside, style.backgroundImage.slice(0, 20), style.backgroundPosition];
   });
 })()"""
 BROKEN = """(async () => {
