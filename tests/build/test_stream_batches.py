@@ -110,11 +110,13 @@ def test_without_positions_all_is_read_again(data: Path) -> None:
 def test_a_run_goes_on_with_other_workers(data: Path) -> None:
     """Its readers are those of its checkpoint, and so is their order."""
     whole, _ = batches_of(data, 2)
-    expected = [content(batch) for batch in itertools.islice(whole.epoch(0, 0), 12)]
+    batches = whole.epoch(0, 0)
+    list(itertools.islice(batches, 10))
     again, transform = batches_of(data, 0)
     again.load_state_dict(whole.state_dict())
     assert again.dataset.readers == 2
-    assert [content(b) for b in itertools.islice(again.epoch(0, 10), 2)] == expected[10:12]
+    expected = [content(batch) for batch in itertools.islice(batches, 2)]
+    assert [content(batch) for batch in itertools.islice(again.epoch(0, 10), 2)] == expected
     assert transform.calls <= 2 * 4 + 4
 
 
