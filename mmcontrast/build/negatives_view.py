@@ -6,13 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mmcontrast.build.pictures import Pictures
 from mmcontrast.data import PairSource
 from mmcontrast.evaluation.false_negatives import NegativesInspection
 from mmcontrast.evaluation.pair_sweep import JudgedPair
 from mmcontrast.evaluation.reliability import Reliability
-from mmcontrast.evaluation.tasks import EmbeddedData
-from mmcontrast.preprocess import decode_image
-from mmcontrast.report.gallery import encode_thumbnail
 from mmcontrast.report.negatives import (
     NegativesView,
     ShownBatch,
@@ -30,60 +28,44 @@ _SMALL = 64
 _LARGE = 200
 
 
-class _Pictures:
-    """Pictures of the data as they are shown; each is decoded once a size."""
+def _shown(pictures: Pictures, row: int, caption: int, side: int = _LARGE) -> ShownPicture:
+    return ShownPicture(pictures(row, side), pictures.data.captions[caption], pictures.where(row))
 
-    def __init__(self, data: EmbeddedData, source: PairSource) -> None:
-        self.data, self.source = data, source
-        self._made: dict[tuple[int, int], bytes] = {}
 
-    def thumbnail(self, row: int, side: int) -> bytes:
-        if (row, side) not in self._made:
-            picture = decode_image(self.source.image(int(self.data.positions[row])))
-            self._made[row, side] = encode_thumbnail(picture, side)
-        return self._made[row, side]
+def _verdict(pictures: Pictures, pair: JudgedPair, truth: str | None) -> str:
+    if pair.same is None:
+        return ""
+    if truth != "label":
+        return "same group" if pair.same else "other group"
+    one, other = (pictures.class_name(pictures.data.labels[row]) for row in (pair.image, pair.other))
+    return f"both {one}" if pair.same else f"{one or 'none'} | {other or 'none'}"
 
-    def shown(self, row: int, caption: int, side: int = _LARGE) -> ShownPicture:
-        number = self.source.row_number(int(self.data.positions[row]))
-        return ShownPicture(self.thumbnail(row, side), self.data.captions[caption], f"row {number:,}")
 
-    def class_name(self, label: int | None) -> str:
-        names = self.data.label_names
-        return "" if label is None else str(label) if names is None else names[label]
-
-    def verdict(self, pair: JudgedPair, truth: str | None) -> str:
-        if pair.same is None:
-            return ""
-        if truth != "label":
-            return "same group" if pair.same else "other group"
-        one, other = (self.class_name(self.data.labels[row]) for row in (pair.image, pair.other))
-        return f"both {one}" if pair.same else f"{one or 'none'} | {other or 'none'}"
+def shown_pairs(found: NegativesInspection, pictures: Pictures, judged: Sequence[JudgedPair]) -> list[ShownPair]:
+    """Some of the judged pairs with their pictures."""
+    return [
+        ShownPair(
+            _shown(pictures, pair.image, pair.caption),
+            _shown(pictures, pair.other, pair.other_caption),
+            pair.score if found.calibrated else None,
+            pair.cosine,
+            _verdict(pictures, pair, found.truth),
+            pair.same,
+        )
+        for pair in judged
+    ]
 
 
 def negatives_view(found: NegativesInspection, source: PairSource) -> NegativesView:
     """What a page shows of an inspection of `source`."""
-    pictures = _Pictures(found.data, source)
-
-    def pairs(judged: Sequence[JudgedPair]) -> list[ShownPair]:
-        return [
-            ShownPair(
-                pictures.shown(pair.image, pair.caption),
-                pictures.shown(pair.other, pair.other_caption),
-                pair.score if found.calibrated else None,
-                pair.cosine,
-                pictures.verdict(pair, found.truth),
-                pair.same,
-            )
-            for pair in judged
-        ]
-
+    pictures = Pictures(found.data, source)
     return NegativesView(
         headlines=_headlines(found),
         calibrated=found.calibrated,
         truth={"label": "class", "group": "group", None: ""}[found.truth],
-        believed=pairs(found.false_negatives),
-        borderline=pairs(found.borderline),
-        hard=pairs(found.hard_negatives),
+        believed=shown_pairs(found, pictures, found.false_negatives),
+        borderline=shown_pairs(found, pictures, found.borderline),
+        hard=shown_pairs(found, pictures, found.hard_negatives),
         clusters=_clusters(found, pictures),
         cluster_note=_cluster_note(found),
         map=_map(found, pictures),
@@ -119,7 +101,7 @@ def _headlines(found: NegativesInspection) -> list[tuple[str, str, str]]:
     return cards
 
 
-def _clusters(found: NegativesInspection, pictures: _Pictures) -> list[ShownCluster]:
+def _clusters(found: NegativesInspection, pictures: Pictures) -> list[ShownCluster]:
     first = {int(image): place for place, image in reversed(list(enumerate(found.data.text_images.tolist())))}
     return [
         ShownCluster(
@@ -143,16 +125,16 @@ def _cluster_note(found: NegativesInspection) -> str:
     )
 
 
-def _map(found: NegativesInspection, pictures: _Pictures) -> ShownMap:
+def _map(found: NegativesInspection, pictures: Pictures) -> ShownMap:
     clusters = found.clusters
     medoids = [cluster.members[0] for cluster in clusters.clusters]
     thumbnails = [pictures.thumbnail(member, _SMALL) for member in medoids]
     return ShownMap(clusters.points.numpy(), clusters.ids.numpy(), medoids, thumbnails, clusters.explained)
 
 
-def _batch(found: NegativesInspection, pictures: _Pictures) -> ShownBatch:
+def _batch(found: NegativesInspection, pictures: Pictures) -> ShownBatch:
     batch = found.batch
-    shown = [pictures.shown(row, caption, _SMALL) for row, caption in zip(batch.rows, batch.captions, strict=True)]
+    shown = [_shown(pictures, row, caption, _SMALL) for row, caption in zip(batch.rows, batch.captions, strict=True)]
     # Without probabilities a cell is full or empty: suspect, or not.
     believed = batch.scores.double() if found.calibrated else (batch.scores >= batch.suspect_from).double()
     same = None if batch.same is None else batch.same.numpy()
@@ -160,10 +142,16 @@ def _batch(found: NegativesInspection, pictures: _Pictures) -> ShownBatch:
 
 
 def _reliability(curve: Reliability) -> ShownReliability:
+    numbers = reliability_numbers(curve, "Pairs held against the truth", "the same")
+    return ShownReliability(curve.believed, curve.observed, curve.counts, numbers)
+
+
+def reliability_numbers(curve: Reliability, what: str, truth: str) -> dict[str, str]:
+    """Label -> value of what stands beside a curve of `what`, of which some are `truth`."""
     better = 1 - curve.brier / curve.brier_constant if curve.brier_constant else 0.0
-    numbers = {
-        "Pairs held against the truth": f"{sum(curve.counts):,}",
-        "Share that is the same": _percent(curve.base_rate),
+    return {
+        what: f"{sum(curve.counts):,}",
+        f"Share that is {truth}": _percent(curve.base_rate),
         "Mean probability": _percent(curve.mean),
         "Brier score": f"{curve.brier:.4f}",
         f"Brier score of always saying {_percent(curve.base_rate)}": f"{curve.brier_constant:.4f}",
@@ -171,4 +159,3 @@ def _reliability(curve: Reliability) -> ShownReliability:
         "Calibration error (ECE)": f"{curve.ece:.4f}",
         "AUROC": "–" if curve.auroc is None else f"{curve.auroc:.3f}",
     }
-    return ShownReliability(curve.believed, curve.observed, curve.counts, numbers)

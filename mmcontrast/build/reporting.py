@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from mmcontrast.build.folder import RunFolder
+from mmcontrast.build.panes import run_panes
+from mmcontrast.build.pictures import Pictures, Room
 from mmcontrast.build.remarks import remarks
 from mmcontrast.config import Config
 from mmcontrast.data import PairSource
@@ -17,6 +19,7 @@ from mmcontrast.preprocess import decode_image
 from mmcontrast.report import ReportInputs, retrieval_examples, write_report
 from mmcontrast.report.gallery import GalleryPair
 from mmcontrast.report.negatives import NegativesView
+from mmcontrast.report.panes import Pane
 from mmcontrast.training.lines import LineFile
 from mmcontrast.training.log import few_negatives
 from mmcontrast.types import BadRow
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from mmcontrast.training.schedule import Progress
 
 
+_ROOM = 6_000_000
+"""Bytes for the pictures of the panes; the galleries and the pairs of the negatives take some more."""
 INTERVALS = "ranges beneath the results are 95 % bootstrap intervals over pictures, with the gallery as it is"
 
 
@@ -37,12 +42,16 @@ def write_run_report(
     facts: dict[str, str],
     inspection: NegativesView | None = None,
     intervals: dict[str, Intervals] | None = None,
+    logit_scale: float = 100.0,
 ) -> None:
     """RUN/report.html: curves, metrics, galleries and confusion of the best model."""
     gallery, history = GalleryPair([], []), folder.history()
     zero_shot = None if evaluation is None else evaluation.zero_shot
     if evaluation is not None and source is not None and len(evaluation.data.text_features):
         gallery = _gallery(evaluation, source)
+    panes: dict[str, list[Pane]] = {}
+    if evaluation is not None and source is not None:
+        panes = run_panes(evaluation, Pictures(evaluation.data, source, Room(_ROOM)), logit_scale)
     bad_rows = [BadRow(**line) for line in LineFile(folder.bad_rows).read()]
     write_report(
         ReportInputs(
@@ -56,6 +65,7 @@ def write_run_report(
             image_queries=gallery.image_queries,
             text_queries=gallery.text_queries,
             confusion=None if zero_shot is None else (zero_shot.confusion.numpy(), zero_shot.class_names),
+            panes=panes,
             bad_rows=bad_rows,
             negatives={
                 "rule": " + ".join(config.negatives.rules) or "none",

@@ -115,6 +115,7 @@ class Run:
                 self.facts,
                 inspection,
                 None if intervals is None else intervals["intervals"],
+                best.logit_scale.detach().exp().item(),
             )
             show_line(self.console, f"model {self.folder.model}  report {self.folder.report}")
         distributed.barrier()

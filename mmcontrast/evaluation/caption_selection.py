@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from mmcontrast.errors import DataError
 from mmcontrast.evaluation import metrics
 from mmcontrast.evaluation.embedded import EmbeddedData
-from mmcontrast.evaluation.hard_captions import KINDS, hard_captions
+from mmcontrast.evaluation.hard_captions import KINDS, HardCaption, hard_captions
 from mmcontrast.evaluation.metrics import Metrics
 from mmcontrast.evaluation.outcomes import Details, Items, TaskResult
 from mmcontrast.evaluation.retrieval import check_features
@@ -31,16 +32,22 @@ def chosen_right(images: Tensor, right: Tensor, wrong: Tensor) -> Tensor:
     return (units * good).sum(dim=1) > (units * bad).sum(dim=1)
 
 
-def select_hard_captions(data: EmbeddedData, encode: Callable[[list[str]], Tensor], *, seed: int = 0) -> TaskResult:
-    """Each caption against the wrong ones that `hard_captions` makes of it.
+class HardChoices(NamedTuple):
+    """p wrong captions, each against the right one that it was made from.
 
-    Returns:
-        `text_acc`, the share of the wrong captions that score below their right one, and `text_acc_KIND` of each
-        kind, None where there are none of it.
-
-    Raises:
-        DataError: no wrong caption can be made.
+    Attributes:
+        made: p.
+        right: (p,) bool, as `chosen_right`.
+        scores: (p, 2) float64 cosines of the picture with the right caption and with the wrong one.
     """
+
+    made: list[HardCaption]
+    right: Tensor
+    scores: Tensor
+
+
+def hard_choices(data: EmbeddedData, encode: Callable[[list[str]], Tensor], *, seed: int = 0) -> HardChoices:
+    """What a model makes of the wrong captions that `hard_captions` makes; as `select_hard_captions`."""
     made = hard_captions(data.captions, data.text_images.tolist(), seed=seed)
     if not made:
         raise DataError(
@@ -51,8 +58,24 @@ def select_hard_captions(data: EmbeddedData, encode: Callable[[list[str]], Tenso
     place = {text: number for number, text in enumerate(texts)}
     wrong = encode(texts)[[place[hard.text] for hard in made]]
     source = torch.tensor([hard.place for hard in made])
-    pictures = data.text_images[source]
-    right = chosen_right(data.image_features[pictures], data.text_features[source], wrong)
+    images, own = data.image_features[data.text_images[source]], data.text_features[source]
+    right = chosen_right(images, own, wrong)
+    picture, *captions = (metrics.exact_units(features) for features in (images, own, wrong))
+    return HardChoices(made, right, torch.stack([(picture * caption).sum(dim=1) for caption in captions], dim=1))
+
+
+def select_hard_captions(data: EmbeddedData, encode: Callable[[list[str]], Tensor], *, seed: int = 0) -> TaskResult:
+    """Each caption against the wrong ones that `hard_captions` makes of it.
+
+    Returns:
+        `text_acc`, the share of the wrong captions that score below their right one, and `text_acc_KIND` of each
+        kind, None where there are none of it.
+
+    Raises:
+        DataError: no wrong caption can be made.
+    """
+    made, right, _ = hard_choices(data, encode, seed=seed)
+    pictures = data.text_images[torch.tensor([hard.place for hard in made])]
     found: Metrics = {"text_acc": right.double().mean().item()}
     items = {"text_acc": Items(right, pictures)}
     counts = []

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmcontrast.evaluation.outcomes import Classified
 
-LOWER_IS_BETTER = ("rank", "ece", "brier", "nll", "alignment")
+LOWER_IS_BETTER = ("rank", "ece", "brier", "nll", "alignment", "_drop")
 UNJUDGED = ("uniformity", "gap", "hubness", "temperature", "strength", "acc1_sd")
 """Parts of the names of metrics of which neither more nor less is better for all purposes."""
 

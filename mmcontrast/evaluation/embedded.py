@@ -59,6 +59,22 @@ class EmbeddedData:
             raise DataError(f"{self.name}: positives by {rule} need a {rule} column, and it has none")
         return value_keys(self.text_images, values)
 
+    def take(self, rows: Tensor) -> EmbeddedData:
+        """Only the (k,) pictures `rows`, ascending, with their captions."""
+        place = torch.full((len(self.positions),), -1, dtype=torch.int64)
+        place[rows] = torch.arange(len(rows))
+        texts = (place[self.text_images] >= 0).nonzero().flatten()
+        return replace(
+            self,
+            image_features=self.image_features[rows],
+            positions=self.positions[rows],
+            text_features=self.text_features[texts],
+            captions=[self.captions[j] for j in texts.tolist()],
+            text_images=place[self.text_images[texts]],
+            labels=[self.labels[i] for i in rows.tolist()],
+            groups=[self.groups[i] for i in rows.tolist()],
+        )
+
 
 def select_rows(data: EmbeddedData, pictures: Tensor, captions: Tensor) -> EmbeddedData:
     """Some pictures and some of their captions as a data set of their own.

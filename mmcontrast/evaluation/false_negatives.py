@@ -14,6 +14,7 @@ from mmcontrast.evaluation.embedded import EmbeddedData
 from mmcontrast.evaluation.pair_judge import BATCH, CaptionedRows, PairJudge, Tokenize
 from mmcontrast.evaluation.pair_sweep import CLOSEST, JudgedPair, Sweep, same_class, shuffled, sweep_pairs, varied
 from mmcontrast.evaluation.reliability import Reliability, reliability
+from mmcontrast.evaluation.similarities import Histogram
 from mmcontrast.negatives.calibrator import Calibrator
 from mmcontrast.negatives.words import WordStatistics
 
@@ -60,6 +61,7 @@ class NegativesInspection:
         clusters: of the pairs, and their map.
         batch: a random one.
         reliability: probabilities against the truth, over all pairs not known.
+        cosines: of pairs known to match, suspected ones, and the others.
         notes: what the reader should know.
     """
 
@@ -77,6 +79,7 @@ class NegativesInspection:
     clusters: ClusterMap
     batch: BatchView
     reliability: Reliability | None
+    cosines: Histogram = field(default_factory=Histogram)
     notes: list[str] = field(default_factory=list)
 
 
@@ -144,6 +147,7 @@ def find_false_negatives(
         clusters=clusters,
         batch=_batch(judge, clusters, classes, batch, seed),
         reliability=_reliability(sweep) if judge.calibrated and classes is not None else None,
+        cosines=sweep.cosines,
         notes=_notes(data, judge, truth),
     )
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmcontrast.evaluation.pair_judge import CaptionedRows, PairJudge
+from mmcontrast.evaluation.similarities import NEGATIVES, POSITIVES, SUSPECTED, Histogram
 
 CLOSEST = 0.01
 """Without calibration: share of each anchor's pairs that is suspect."""
@@ -52,6 +53,7 @@ class Sweep:
     hard: list[JudgedPair] = field(default_factory=list)
     scores: list[Tensor] = field(default_factory=list)
     truths: list[Tensor] = field(default_factory=list)
+    cosines: Histogram = field(default_factory=Histogram)
 
 
 def sweep_pairs(judge: PairJudge, classes: Tensor | None, seed: int) -> Sweep:
@@ -80,9 +82,12 @@ def sweep_pairs(judge: PairJudge, classes: Tensor | None, seed: int) -> Sweep:
             if sum(map(len, sweep.scores)) < _JUDGED_WITH_TRUTH:
                 sweep.scores.append(scores[open_])
                 sweep.truths.append(same[open_])
+        suspected = open_ & (scores >= least)
+        for kind, pairs_of in ((POSITIVES, known), (NEGATIVES, open_ & ~suspected), (SUSPECTED, suspected)):
+            sweep.cosines.add(kind, cosines[pairs_of])
         # Probabilities tie near 1: among equals the pair that the loss pushes hardest, the closest one, comes first.
         collect = _Collector(pairs, rows, scores, cosines, same)
-        sweep.probable += collect(scores + 1e-4 * cosines, open_ & (scores >= least))
+        sweep.probable += collect(scores + 1e-4 * cosines, suspected)
         sweep.undecided += collect(-(scores - 0.5).abs(), open_ & (scores > 0.35) & (scores < 0.65))
         sweep.hard += collect(cosines, open_ & (scores < most))
     sweep.probable.sort(key=lambda pair: (-round(pair.score, 3), -pair.cosine))

@@ -60,7 +60,7 @@ def _find(features: Tensor, keys: Tensor, ks: Sequence[int], strict: bool, chunk
     queries, ranks, average, precision = [], [], [], []
     for start in range(0, len(units), chunk):
         rows = torch.arange(start, min(start + chunk, len(units)))
-        positive = _share_a_key(keys[rows], keys)  # (chunk, n)
+        positive = share_a_key(keys[rows], keys)  # (chunk, n)
         positive[rows - start, rows] = False
         answerable = positive.any(dim=1)
         rows, positive = rows[answerable], positive[answerable]
@@ -106,7 +106,7 @@ def same_kind_task(task: str, data: EmbeddedData, positives: str, ks: Sequence[i
     return TaskResult(values, Details(ranking_items("", found.ranking, owners, values)), notes)
 
 
-def _share_a_key(queries: Tensor, gallery: Tensor) -> Tensor:
+def share_a_key(queries: Tensor, gallery: Tensor) -> Tensor:
     """(q, c) and (n, c) keys to (q, n) bool."""
     found = torch.zeros(len(queries), len(gallery), dtype=torch.bool)
     for own in queries.T:

@@ -33,6 +33,7 @@ class ZeroShotResult:
         predictions: (n,) int64.
         ranks: (n,) int64 of the true class, from 1.
         labels: (n,) int64.
+        weights: (c, d) of the classes.
         notes: what the reader should know, e.g. classes without pictures.
     """
 
@@ -42,6 +43,7 @@ class ZeroShotResult:
     predictions: Tensor
     ranks: Tensor
     labels: Tensor
+    weights: Tensor
     notes: list[str] = field(default_factory=list)
 
 
@@ -108,7 +110,7 @@ def classify(image_features: Tensor, labels: Tensor, weights: Tensor, class_name
     values = metrics.accuracies(ranks, len(class_names))
     values["mean_per_class_recall"] = metrics.mean_per_class_recall(confusion)
     return ZeroShotResult(
-        values, confusion, list(class_names), predictions, ranks, labels, _notes(confusion, class_names)
+        values, confusion, list(class_names), predictions, ranks, labels, weights, _notes(confusion, class_names)
     )
 
 

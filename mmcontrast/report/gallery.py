@@ -47,6 +47,31 @@ def _ranked(scores: Tensor, positive: Tensor, top: int) -> tuple[list[int], int]
     return order[:top].tolist(), rank
 
 
+def search_example(
+    scores: Tensor,
+    positive: Tensor,
+    item: Callable[[int, float, bool], RetrievedItem],
+    *,
+    captions: Sequence[str] = (),
+    thumbnail: bytes | None = None,
+    top: int = TOP,
+) -> RetrievalExample:
+    """One query as it is shown.
+
+    Args:
+        scores: (m,) cosines; -inf is no part of the gallery.
+        positive: (m,) bool, what belongs to the query: at least one.
+        item: position, score and whether it belongs to the query -> what is shown; called only for what is shown.
+        captions, thumbnail: of the query.
+        top: best matches shown.
+    """
+    gallery = int(scores.isfinite().sum())
+    order, rank = _ranked(scores, positive, min(top, gallery))
+    best = int(scores.masked_fill(~positive, -torch.inf).argmax())
+    items = [item(j, float(scores[j]), bool(positive[j])) for j in order]
+    return RetrievalExample(items, rank, gallery, captions, thumbnail, item(best, float(scores[best]), True))
+
+
 def _sample(candidates: Tensor, count: int, seed: int) -> list[int]:
     order = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(seed))
     chosen: list[int] = candidates[order[:count]].sort().values.tolist()
@@ -92,20 +117,25 @@ def retrieval_examples(
     picture = lru_cache(maxsize=None)(lambda i: encode_thumbnail(thumbnails(i)))
 
     def image_query(i: int) -> RetrievalExample:
-        found = text_features @ image_features[i]
-        positive = owners == i if image_positives is None else image_positives(i)
-        order, rank = _ranked(found, positive, top)
-        items = [RetrievedItem(float(found[j]), bool(positive[j]), captions[j]) for j in order]
-        own = [captions[j] for j in (owners == i).nonzero().flatten().tolist()]
-        return RetrievalExample(items, rank, len(captions), own, picture(i))
+        return search_example(
+            text_features @ image_features[i],
+            owners == i if image_positives is None else image_positives(i),
+            lambda j, score, hit: RetrievedItem(score, hit, captions[j]),
+            captions=[captions[j] for j in (owners == i).nonzero().flatten().tolist()],
+            thumbnail=picture(i),
+            top=top,
+        )
 
     def text_query(j: int) -> RetrievalExample:
         owner = int(owners[j])
-        found = image_features @ text_features[j]
-        positive = torch.arange(len(image_features)) == owner if text_positives is None else text_positives(j)
-        order, rank = _ranked(found, positive, top)
-        items = [RetrievedItem(float(found[i]), bool(positive[i]), thumbnail=picture(i)) for i in order]
-        return RetrievalExample(items, rank, len(image_features), [captions[j]], picture(owner))
+        return search_example(
+            image_features @ text_features[j],
+            torch.arange(len(image_features)) == owner if text_positives is None else text_positives(j),
+            lambda i, score, hit: RetrievedItem(score, hit, thumbnail=picture(i)),
+            captions=[captions[j]],
+            thumbnail=picture(owner),
+            top=top,
+        )
 
     return GalleryPair(
         image_queries=[image_query(i) for i in _sample(torch.unique(owners), count, seed)],

@@ -16,6 +16,9 @@ from mmcontrast.report.inputs import ReportInputs
 from mmcontrast.report.negatives import NegativesView
 from mmcontrast.report.plots import chart_svg
 
+MAX_BARS = 1000
+"""Classes of a section whose bars are all shown."""
+
 
 def environment() -> Environment:
     """Of the templates."""
@@ -27,7 +30,8 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"data_uri": views.data_uri, "readable": views.readable}
+    made.filters |= {"data_uri": views.data_uri, "readable": views.readable, "shorten": views.shorten}
+    made.globals["max_bars"] = MAX_BARS
     return made
 
 
@@ -42,6 +46,7 @@ def render_report(inputs: ReportInputs) -> str:
             charts=[(chart.title, chart_svg(chart)) for chart in charts(inputs.history)],
             tables=views.metric_tables(inputs),
             directions=views.direction_tables(inputs),
+            maps=[pane.map for panes in inputs.panes.values() for pane in panes if pane.map],
             confusion=views.confusion_view(inputs.confusion) if inputs.confusion is not None else None,
             bad_row_summary=views.bad_row_summary(inputs.bad_rows),
             max_bad_rows=views.MAX_BAD_ROWS,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mmcontrast.report.negatives import NegativesView
 from mmcontrast.types import BadRow
+
+if TYPE_CHECKING:
+    from mmcontrast.report.panes import Pane
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class RetrievalExample:
         gallery_size: how many items were searched.
         captions: the query's caption, or all captions of a query picture.
         thumbnail: JPEG or PNG bytes of a query picture; for a query text, of the picture it belongs to.
+        best: the best-placed item that belongs to the query, which stands at `rank`.
     """
 
     items: Sequence[RetrievedItem]
@@ -46,6 +50,7 @@ class RetrievalExample:
     gallery_size: int
     captions: Sequence[str] = ()
     thumbnail: bytes | None = None
+    best: RetrievedItem | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class ReportInputs:
         image_queries: pictures that looked for captions.
         text_queries: captions that looked for pictures.
         confusion: (c, c) counts, rows = true class, columns = predicted class, and the c class names.
+        panes: {"retrieval" or "zero_shot": panes} that stand beneath the two above.
         bad_rows: rows that could not be used.
         negatives: label -> value about who was a negative of whom; numbers in [0, 1] are shown as per cent.
         inspection: the pairs behind those numbers, or None.
@@ -79,6 +85,7 @@ class ReportInputs:
     image_queries: Sequence[RetrievalExample] = ()
     text_queries: Sequence[RetrievalExample] = ()
     confusion: tuple[np.ndarray[Any, Any] | Sequence[Sequence[int]], Sequence[str]] | None = None
+    panes: Mapping[str, Sequence[Pane]] = field(default_factory=dict)
     bad_rows: Sequence[BadRow] = ()
     negatives: Mapping[str, float | str] = field(default_factory=dict)
     inspection: NegativesView | None = None

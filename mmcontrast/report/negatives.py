@@ -202,8 +202,8 @@ def _cell(view: ShownBatch, i: int, j: int, left: int) -> Markup:
     return cell
 
 
-def reliability_svg(view: ShownReliability) -> Markup:
-    """Observed share against believed probability; the area of a dot grows with the pairs behind it."""
+def reliability_svg(view: ShownReliability, what: str = "pairs", truth: str = "the same") -> Markup:
+    """Observed share that is `truth` against believed probability; dots grow with the pairs, or `what`, behind them."""
     left, top, side = 46, 10, 250
 
     def place(x: float, y: float) -> tuple[float, float]:

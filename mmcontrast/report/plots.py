@@ -16,13 +16,13 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from mmcontrast.report.curves import Chart, Series
 
 # Stand-ins that no palette uses; in the finished SVG each becomes a CSS variable of the page.
-_INK, _GRID = "#010203", "#010204"
-_LINES = ["#0102a1", "#0102a2", "#0102a3", "#0102a4", "#0102a5", "#0102a6", "#0102a7"]
-_VARIABLES = {_INK: "var(--muted)", _GRID: "var(--line)"} | {
-    colour: f"var(--series-{k + 1})" for k, colour in enumerate(_LINES)
+INK, GRID = "#010203", "#010204"
+LINES = ["#0102a1", "#0102a2", "#0102a3", "#0102a4", "#0102a5", "#0102a6", "#0102a7"]
+_VARIABLES = {INK: "var(--muted)", GRID: "var(--line)"} | {
+    colour: f"var(--series-{k + 1})" for k, colour in enumerate(LINES)
 }
 # Any: matplotlib's own type lists every known key, and so changes with its version.
-_STYLE: Any = {
+STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: the page's font, selectable, and small
     "svg.hashsalt": "mmcontrast",  # the same chart is the same file
     "font.family": "sans-serif",
@@ -35,16 +35,16 @@ Values = np.ndarray[Any, np.dtype[np.float64]]
 
 def chart_svg(chart: Chart) -> Markup:
     """One chart as an <svg> element without a size of its own (it fills its box)."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.8, 2.5), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
-        for series, colour in zip(chart.series, _LINES * 9, strict=False):
+        for series, colour in zip(chart.series, LINES * 9, strict=False):
             _draw_series(axes, series, colour, chart)
         _dress(axes, chart)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _inline(buffer.getvalue(), chart.title)
+    return inline(buffer.getvalue(), chart.title)
 
 
 def _draw_series(axes: Axes, series: Series, colour: str, chart: Chart) -> None:
@@ -71,10 +71,10 @@ def running_mean(values: Values, reach: int) -> Values:
 def _dress(axes: Axes, chart: Chart) -> None:
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(_GRID)
-    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.spines["bottom"].set_color(GRID)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=_INK, length=0, labelsize=9)
+    axes.tick_params(colors=INK, length=0, labelsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
@@ -86,7 +86,7 @@ def _dress(axes: Axes, chart: Chart) -> None:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
     if len(chart.series) > 1:
         labels = [series.name for series in chart.series]
-        legend = axes.legend(labels, frameon=False, fontsize=8.5, labelcolor=_INK, loc="best", handlelength=1.4)
+        legend = axes.legend(labels, frameon=False, fontsize=8.5, labelcolor=INK, loc="best", handlelength=1.4)
         for text in legend.get_texts():
             text.set_parse_math(False)
 
@@ -102,7 +102,7 @@ def short_number(value: float) -> str:
     return f"{round(value, 6):g}"
 
 
-def _inline(svg: str, title: str) -> Markup:
+def inline(svg: str, title: str) -> Markup:
     """The <svg> element alone, scalable, named for screen readers, with the page's colours."""
     svg = svg[svg.index("<svg") :]
     head, _, body = svg.partition(">")

@@ -124,6 +124,11 @@ def readable(metric: str) -> str:
     return metric.replace("_", " ").replace("map@r", "mAP@R").replace("r precision", "R-precision")
 
 
+def shorten(text: str, longest: int = 300) -> str:
+    """A text that strangers wrote, cut where it would fill the page."""
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
 def _task_title(task: str) -> str:
     return task.replace("_", "-").capitalize()
 

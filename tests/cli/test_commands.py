@@ -151,6 +151,7 @@ def test_evaluate_writes_json_or_prints_it(build: Build, run: Callable[..., Resu
     result = run(*words, "--output", "deep/out.json")
     ((_, (model,), options),) = build.calls
     assert model == "m"
+    assert isinstance(options.pop("shared"), Build.SharedWork)
     assert options == {
         "data": "val.csv",
         "task": "zero_shot",
@@ -165,6 +166,8 @@ def test_evaluate_writes_json_or_prints_it(build: Build, run: Callable[..., Resu
         "train_data": None,
         "train_split": None,
         "batch_size": 256,
+        "workers": 2,
+        "ks": None,
     }
     assert json.loads((tmp_path / "deep/out.json").read_text()) == {"zero_shot": {"value": 1.0}}
     assert "results: deep/out.json" in result.stdout
