@@ -5,7 +5,7 @@ Example: python eval/benchmarks/soak.py --minutes 60
 Trains the quickstart's model with guided batches, a calibrator, loader workers, evaluations and checkpoints until the
 time is over, stops it with SIGTERM, and goes on with --resume for a little. Memory is what the run and all its children
 have for themselves, pages that they share counted once (anonymous and shared memory of the proportional set size, by
-/proc on Linux). Pages of files are told apart: hundreds of MB of libraries, whose share in the run goes up and down with
+/proc on Linux). Pages of files are told apart: hundreds of MB of libraries, whose share in the run varies with
 the other programs on the machine that have loaded them too. Growth is the median slope between all pairs of samples
 (Theil and Sen) after the first fifth of the time, so that neither caches that fill nor peaks of evaluations count.
 """
