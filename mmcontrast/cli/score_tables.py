@@ -43,7 +43,7 @@ def _grid(task: str, rows: Mapping[str, Metrics]) -> Table:
     grid = Table()
     grid.add_column(cell(task), overflow="fold", min_width=min(20, max(map(len, [task, *rows]))))
     for column in columns:
-        heading = cell(_short(column))
+        heading = cell(short(column))
         heading.plain = heading.plain.replace(" ", "\n")
         grid.add_column(heading, justify="right")
     for name, row in rows.items():
@@ -70,7 +70,7 @@ def _grids(metrics: Metrics) -> list[dict[str, dict[str, float | None]]]:
     return grids
 
 
-def _short(metric: str) -> str:
+def short(metric: str) -> str:
     """Many columns have to fit into a terminal."""
     return (
         metric.replace("image_to_text_", "i→t ")

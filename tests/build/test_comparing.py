@@ -169,7 +169,7 @@ def test_the_command(tiny_run: Path, other: Path, tmp_path: Path) -> None:
     words = ["compare", str(tiny_run), str(other), "--output", str(tmp_path / "p.html"), "--json", str(tmp_path / "c")]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
-    assert "mean_recall" in done.stdout
+    assert "mean recall" in done.stdout
     assert (tmp_path / "p.html").is_file()
     assert json.loads((tmp_path / "c").read_text())["tests"] > 10
     failed = CliRunner().invoke(app, ["compare", str(tiny_run), str(other), "--data", str(tmp_path / "missing.csv")])

@@ -28,10 +28,12 @@ def test_right_and_wrong() -> None:
 def test_the_largest_ratios_of_ranks_one_a_picture() -> None:
     first = torch.tensor([100, 1, 50, 3, 10, 7])
     second = torch.tensor([50, 1, 1, 60, 1, 14])
-    owner = torch.tensor([0, 1, 2, 3, 2, 4])
-    assert most_different(first, second, owner, 2) == ([3, 5], [2, 0])
-    assert most_different(first, second, owner, 9) == ([3, 5], [2, 0])  # 4 shows picture 2 again; 1 is a tie
-    assert most_different(first, first, owner, 9) == ([], [])
+    keys = list(zip([0, 1, 2, 3, 2, 4], "abcdef", strict=True))
+    assert most_different(first, second, keys, 1) == ([3], [2])
+    assert most_different(first, second, keys, 9) == ([3, 5], [2, 0])  # 4 shows picture 2 again; 1 is a tie
+    assert most_different(first, first, keys, 9) == ([], [])
+    words = list(zip([0, 1, 2, 3, 2, 4], "cbcdef", strict=True))
+    assert most_different(first, second, words, 9) == ([3, 5], [2])  # 0 says what 2 says
 
 
 def test_which_way_is_better() -> None:
