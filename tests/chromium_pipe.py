@@ -18,7 +18,10 @@ from typing import Any, Self
 
 import pytest
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "chrome-headless-shell")
+NAMES = (
+    "chromium", "chromium-browser", "chromium-headless-shell", "google-chrome", "google-chrome-stable", "chrome",
+    "chrome-headless-shell",
+)  # fmt: skip
 FLAGS = (
     "--headless", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
     "--no-first-run", "--no-zygote", "--single-process", "--disable-background-networking",
@@ -29,7 +32,8 @@ _MIDDLE = """(() => {
   const element = document.querySelector(%s);
   element.scrollIntoView({block: "center"});
   const box = element.getBoundingClientRect();
-  return [box.x + box.width / 2, box.y + box.height / 2];
+  const at = [box.x + box.width / 2, box.y + box.height / 2];
+  return element.contains(document.elementFromPoint(...at)) ? at : null;
 })()"""
 
 
@@ -105,12 +109,12 @@ class Chromium:
             raise AssertionError(f"{script}: {answer['exceptionDetails']}")
         return answer["result"].get("value")
 
-    def wait(self, condition: str, seconds: float = 30.0) -> Any:
-        """Until some JavaScript is true; its value."""
+    def wait(self, condition: str, seconds: float = 60.0) -> None:
+        """Until some JavaScript is true."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            if value := self.run(condition):
-                return value
+            if self.run(f"Boolean({condition})"):  # an element would come as an empty object
+                return
             time.sleep(0.05)
         raise AssertionError(f"not true after {seconds} s: {condition}\n{self.run('document.body.innerText')}")
 
@@ -122,7 +126,11 @@ class Chromium:
 
     def click(self, selector: str) -> None:
         """A click of the mouse on the middle of an element."""
-        at = self.run(_MIDDLE % json.dumps(selector))
+        at, before, end = None, None, time.monotonic() + 60
+        while at is None or at != before:  # until nothing lies above it or moves it any more
+            assert time.monotonic() < end, f"something lies above {selector}"
+            time.sleep(0.1)
+            at, before = self.run(_MIDDLE % json.dumps(selector)), at
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=at[0], y=at[1], button="left", clickCount=1)
 

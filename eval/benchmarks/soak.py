@@ -3,11 +3,11 @@
 Example: python eval/benchmarks/soak.py --minutes 60
 
 Trains the quickstart's model with guided batches, a calibrator, loader workers, evaluations and checkpoints until the
-time is over, stops it with SIGTERM, and goes on with --resume for a little. Memory is the proportional set size (PSS)
-of the run and all its children, from /proc (Linux), without the pages of files: those of libraries are shared with
-whatever else runs on the machine, so that they grow when a neighbour ends. Growth is the median slope between all pairs
-of samples (Theil and Sen) after the first fifth of the time, so that neither caches that fill nor peaks of evaluations
-count as growth.
+time is over, stops it with SIGTERM, and goes on with --resume for a little. Memory is what the run and all its children
+have for themselves, pages that they share counted once (anonymous and shared memory of the proportional set size, by
+/proc on Linux). Pages of files are told apart: hundreds of MB of libraries, whose share in the run varies with
+the other programs on the machine that have loaded them too. Growth is the median slope between all pairs of samples
+(Theil and Sen) after the first fifth of the time, so that neither caches that fill nor peaks of evaluations count.
 """
 
 import argparse
@@ -61,12 +61,14 @@ def processes(root: int) -> list[int]:
 
 def look(root: int) -> Sample:
     """Memory in MB, open files and threads of a process and its descendants, and how many these are."""
-    sample: Sample = {"mb": 0.0, "files": 0, "threads": 0, "processes": 0}
+    sample: Sample = {"mb": 0.0, "mb_of_files": 0.0, "files": 0, "threads": 0, "processes": 0}
     for number in processes(root):
         folder = Path(f"/proc/{number}")
         try:
-            memory = dict(line.split(":", 1) for line in (folder / "smaps_rollup").read_text().splitlines()[1:])
-            sample["mb"] += sum(int(memory[part].split()[0]) for part in ("Pss_Anon", "Pss_Shmem")) / 1024
+            lines = [line.split() for line in (folder / "smaps_rollup").read_text().splitlines()]
+            memory = {words[0].rstrip(":"): int(words[1]) / 1024 for words in lines if words[-1] == "kB"}
+            sample["mb"] += memory["Pss_Anon"] + memory["Pss_Shmem"]
+            sample["mb_of_files"] += memory["Pss_File"]
             sample["files"] += len(list((folder / "fd").iterdir()))
             sample["threads"] += len(list((folder / "task").iterdir()))
             sample["processes"] += 1
@@ -110,6 +112,7 @@ def summary(samples: list[Sample], lines: list[dict[str, Any]]) -> dict[str, Any
         "refreshes": len({line["epoch"] for line in steps if "cluster_inertia" in line}),
         "mb_settled": round(statistics.median(sample["mb"] for sample in settled[: len(settled) // 4 or 1])),
         "mb_at_the_end": round(statistics.median(sample["mb"] for sample in settled[-(len(settled) // 4 or 1) :])),
+        "mb_of_files": [round(pick(sample["mb_of_files"] for sample in settled)) for pick in (min, max)],
         **{f"{name}_an_hour": round(growth(settled, name), 2) for name in ("mb", "files", "threads", "processes")},
         "files": [min(sample["files"] for sample in settled), max(sample["files"] for sample in settled)],
         "processes": [min(sample["processes"] for sample in settled), max(sample["processes"] for sample in settled)],

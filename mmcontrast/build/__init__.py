@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .comparing import compare as compare
+    from .converting import to_webdataset as to_webdataset
     from .embedding import embed as embed
     from .exporting import export_model as export_model
     from .heat_maps import heatmap as heatmap
@@ -17,14 +18,14 @@ if TYPE_CHECKING:
     from .intervals import scored_intervals as scored_intervals
     from .jobs import SharedWork as SharedWork
     from .jobs import evaluate as evaluate
-    from .jobs import holds_quickstart as holds_quickstart
-    from .jobs import quickstart_config as quickstart_config
     from .jobs import run_evaluation as run_evaluation
     from .merging import Sweep as Sweep
     from .merging import merge as merge
     from .merging import sweep as sweep
     from .negatives import inspect_negatives as inspect_negatives
     from .pushing import push_to_hub as push_to_hub
+    from .quickstart import holds_quickstart as holds_quickstart
+    from .quickstart import quickstart_config as quickstart_config
     from .run import Results as Results
     from .run import train as train
     from .searching import open_search as open_search
@@ -41,18 +42,19 @@ _FILES = {
     "evaluate": "jobs",
     "export_model": "exporting",
     "heatmap": "heat_maps",
-    "holds_quickstart": "jobs",
+    "holds_quickstart": "quickstart",
     "inspect_negatives": "negatives",
     "interval_document": "intervals",
     "merge": "merging",
     "open_demo": "serving",
     "open_search": "searching",
     "push_to_hub": "pushing",
-    "quickstart_config": "jobs",
+    "quickstart_config": "quickstart",
     "run_evaluation": "jobs",
     "scored_intervals": "intervals",
     "search": "searching",
     "sweep": "merging",
+    "to_webdataset": "converting",
     "train": "run",
     "train_tokenizer": "tokenizing",
 }
@@ -78,6 +80,7 @@ __all__ = [
     "scored_intervals",
     "search",
     "sweep",
+    "to_webdataset",
     "train",
     "train_tokenizer",
 ]

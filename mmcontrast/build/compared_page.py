@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from mmcontrast.data.keys import normalise_caption
 from mmcontrast.evaluation import metrics
 from mmcontrast.evaluation.comparison import TasksCompared
 from mmcontrast.evaluation.contests import Race, Tally, class_contests, most_different, race, tally
@@ -16,6 +18,7 @@ from mmcontrast.evaluation.outcomes import Classified, Items
 from mmcontrast.evaluation.tasks import Evaluation
 from mmcontrast.preprocess import decode_image
 from mmcontrast.report.comparison import Answer, DataPage, DisputedPicture, DisputedQuery, Duel
+from mmcontrast.report.comparison_rows import title as metric_title
 from mmcontrast.report.gallery import encode_thumbnail
 from mmcontrast.report.inputs import RetrievedItem
 
@@ -32,7 +35,7 @@ def data_page(name: str, several: Sequence[Evaluation], tasks: TasksCompared, *,
     """One data set: the evaluations of all models on it, and their comparison."""
     first = several[0]
     data, pictures = first.data, _Pictures(first)
-    facts = {"data": data.name, "pictures": f"{len(data.positions):,}"}
+    facts = {"data": "/".join(Path(data.name).parts[-2:]), "pictures": f"{len(data.positions):,}"}
     if data.captions:
         facts["captions"] = f"{len(data.captions):,}"
     duels = [_duel(place, first, other, pictures, seed) for place, other in enumerate(several[1:], 1)]
@@ -61,10 +64,10 @@ def _duel(place: int, first: Evaluation, other: Evaluation, pictures: _Pictures,
         theirs = other.details[task]
         for title, metric in _RACES.items():
             if metric in ours.items:
-                races[f"{task}: {title}"] = race(ours.items[metric].values, theirs.items[metric].values)
+                races[_of_task(task, title)] = race(ours.items[metric].values, theirs.items[metric].values)
         for metric, items in ours.items.items():
             if _is_counted(metric, items):
-                tallies[f"{task}: {metric}"] = tally(items.values, theirs.items[metric].values)
+                tallies[_of_task(task, metric_title(metric))] = tally(items.values, theirs.items[metric].values)
     classified = {
         task: (ours.classified, other.details[task].classified)
         for task, ours in first.details.items()
@@ -74,6 +77,10 @@ def _duel(place: int, first: Evaluation, other: Evaluation, pictures: _Pictures,
     only_first, only_other = _disputed_pictures(classified.get("zero_shot", (None, None)), pictures, seed)
     to_image, to_text = ([], []) if first.rankings is None else _disputed_queries(first, other, pictures)
     return Duel(place, races, tallies, classes, to_image, to_text, only_first, only_other)
+
+
+def _of_task(task: str, title: str) -> str:
+    return f"{task.replace('_', '-')}: {title}"
 
 
 def _is_counted(metric: str, items: Items) -> bool:
@@ -128,9 +135,14 @@ def _disputed_queries(
         return DisputedQuery(winner, (answers[0], answers[1]), len(data.captions), own, pictures(i))
 
     (image_first, text_first), (image_other, text_other) = first.rankings, other.rankings
-    of_texts = most_different(text_first.ranks, text_other.ranks, data.text_images, _QUERIES)
-    everyone = torch.arange(len(data.positions))
-    of_images = most_different(image_first.ranks, image_other.ranks, everyone, _QUERIES)
+    # No picture twice, and no caption: many pictures may have the same.
+    words = list(map(normalise_caption, data.captions))
+    owners: list[int] = data.text_images.tolist()
+    of_texts = most_different(text_first.ranks, text_other.ranks, list(zip(owners, words, strict=True)), _QUERIES)
+    begins = dict(zip(reversed(owners), reversed(words), strict=True))
+    of_images = most_different(
+        image_first.ranks, image_other.ranks, [(i, begins[i]) for i in range(len(data.positions))], _QUERIES
+    )
     # Those first where the other model is ahead: it is the one that is asked about.
     return (
         [by_text(j, winner) for winner in (1, 0) for j in of_texts[winner]],

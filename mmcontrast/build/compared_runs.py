@@ -36,7 +36,7 @@ def _short(name: str) -> str:
     path = Path(name)
     if not path.exists():
         return name
-    return (_run_of(name) or path).resolve().name
+    return (_run_of(name) or path).absolute().name
 
 
 def _run_of(model: DualEncoder | str | Path) -> Path | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +10,15 @@ import torch
 
 from mmcontrast.build.captions import known_words
 from mmcontrast.build.remarks import remarks
-from mmcontrast.config import load_config
 from mmcontrast.data import PairSource, open_source
 from mmcontrast.data.columns import Wanted
 from mmcontrast.data.kept_pictures import KeptPictures
 from mmcontrast.data.question_files import open_questions
+from mmcontrast.data.web_dataset import prompts_of
 from mmcontrast.embedding import Advance
-from mmcontrast.errors import DataError, MMContrastError, ModelError
+from mmcontrast.errors import DataError, ModelError
 from mmcontrast.evaluation.feature_memory import FeatureMemory
+from mmcontrast.evaluation.retrieval import RECALL_KS
 from mmcontrast.evaluation.tasks import Evaluation, run_tasks
 from mmcontrast.evaluation.zero_shot import load_classnames, load_templates
 from mmcontrast.models import DualEncoder
@@ -96,7 +96,8 @@ def evaluate(
     train_data: PairSource | str | Path | None = None,
     train_split: str | None = None,
     batch_size: int = 256,
-    ks: Sequence[int] = (1, 5, 10),
+    workers: int = WORKERS,
+    ks: Sequence[int] | None = None,
     progress: Advance | None = None,
     say: Callable[[str], object] | None = None,
     shared: SharedWork | None = None,
@@ -121,6 +122,7 @@ def evaluate(
         train_data=train_data,
         train_split=train_split,
         batch_size=batch_size,
+        workers=workers,
         ks=ks,
         progress=progress,
         say=say,
@@ -144,7 +146,8 @@ def run_evaluation(
     train_data: PairSource | str | Path | None = None,
     train_split: str | None = None,
     batch_size: int = 256,
-    ks: Sequence[int] = (1, 5, 10),
+    workers: int = WORKERS,
+    ks: Sequence[int] | None = None,
     progress: Advance | None = None,
     say: Callable[[str], object] | None = None,
     shared: SharedWork | None = None,
@@ -156,14 +159,16 @@ def run_evaluation(
         data: anything that `open_source` opens, an open source, or questions in SugarCrepe's or Winoground's format.
         task: one of `mmcontrast.task_names.TASKS` ("retrieval", "zero_shot", "linear_probe"...), or several.
         split, image_column, caption_columns, label_column, group_column: as for `open_source`.
-        templates: prompts with "{c}" for the class, or a file of them; None takes the model's own, and general ones
-            if it has none.
-        classnames: how class names are spelled in the prompts, or a file of that.
+        templates: prompts with "{c}" for the class, or a file of them; None takes those that lie beside tars (in
+            CLIP_benchmark's layout), else the model's own, and general ones if it has none.
+        classnames: how class names are spelled in the prompts, or a file of that; beside tars they are taken as
+            they are.
         positives: "id", "caption", "group" or "label": who is a positive of whom in retrieval.
         train_data: labelled pictures that a probe learns from; anything that `open_source` opens, or an open source.
         train_split: its split.
         batch_size: pictures or captions at a time.
-        ks: of the recalls.
+        workers: processes that decode pictures; 0 decodes in this one.
+        ks: of the recalls, none above the size of a gallery; None takes 1, 5 and 10 as far as they are defined.
         progress: told how many more pictures or captions are done.
         say: told what the reader of the numbers should know: rule of positives, spelling of classes, left-out rows.
         shared: handed to several calls, it keeps model and features, so that the same data is embedded once only.
@@ -172,7 +177,7 @@ def run_evaluation(
         The results, and all that a report or a comparison makes of them.
     """
     # What is quick to check comes first: a misspelt file should not cost the loading of a model.
-    if not all(k >= 1 for k in ks):
+    if ks is not None and not all(k >= 1 for k in ks):
         raise DataError(f"ks: recall at {min(ks)} is not defined; take 1 or more")
     templates = load_templates(templates) if isinstance(templates, str | Path) else templates
     classnames = load_classnames(classnames) if isinstance(classnames, str | Path) else classnames
@@ -186,6 +191,7 @@ def run_evaluation(
     train = None
     if train_data is not None:
         train, _ = shared.source(train_data, train_split, replace(columns, captions=()))
+    beside = prompts_of(source)
     encoder = shared.encoder(model)
     shared.features.origin = (_identity(data), split)
     shared.train_features.origin = (_identity(train_data), train_split)
@@ -194,12 +200,13 @@ def run_evaluation(
         source,
         tasks,
         positives=positives,
-        ks=ks,
-        templates=encoder.templates if templates is None else templates,
-        classnames=classnames,
+        ks=RECALL_KS if ks is None else ks,
+        strict=ks is not None,
+        templates=(beside.templates or encoder.templates) if templates is None else templates,
+        classnames=beside.classnames if classnames is None else classnames,
         words=known_words(encoder),
         batch_size=batch_size,
-        workers=WORKERS,
+        workers=workers,
         progress=progress,
         kept=kept,
         memory=shared.features,
@@ -210,6 +217,8 @@ def run_evaluation(
     if say is not None:
         for line in [*left_out(source), *([] if train is None else left_out(train)), *remarks(evaluation)]:
             say(line)
+        if templates is None and beside.templates and evaluation.spelled:
+            say(f"{source.name}: prompts are the {len(beside.templates)} that lie beside the tars")
     return evaluation
 
 
@@ -229,20 +238,3 @@ def load_encoder(model: DualEncoder | str | Path) -> DualEncoder:
     if (Path(model) / "config.yaml").is_file():
         raise ModelError(f"{model} is a run, not a model: take {Path(model) / 'model'}")
     return DualEncoder.from_pretrained(model, device="cuda" if torch.cuda.is_available() else None)
-
-
-def quickstart_config() -> Path:
-    """configs/quickstart.yaml, in a checkout or in the installed package."""
-    checkout = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
-    if checkout.is_file():
-        return checkout
-    return Path(str(importlib.resources.files("mmcontrast") / "configs" / "quickstart.yaml"))
-
-
-def holds_quickstart(folder: str | Path) -> bool:
-    """Whether a folder holds nothing that is lost by a new quickstart: an earlier one."""
-    try:
-        sources = [load_config(place).data.sources[0] for place in (Path(folder), quickstart_config())]
-        return sources[0].path == sources[1].path
-    except MMContrastError:
-        return False

@@ -64,7 +64,6 @@ def open_demo(
         sock.close()
         raise
     where = data if isinstance(data, str | Path) else data.name
-    name = model if isinstance(model, str | Path) else type(model).__name__
-    return Demo(
-        Session(searcher), Path(where).expanduser().name or str(where), f"{len(searcher):,} pictures · {name}", sock
-    )
+    title = Path(where).expanduser().name or str(where)
+    name = "/".join(Path(model).parts[-2:]) if isinstance(model, str | Path) else type(model).__name__
+    return Demo(Session(searcher), title, f"{len(searcher):,} pictures · model {name}", sock)

@@ -60,7 +60,10 @@ class StreamBatches:
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint, the same on all ranks, which call this together: each has readers of its own."""
-        own = [(number, *_plain(place)) for number, found in self._positions.items() for place in found.values()]
+        # Where the next batch begins, or the pool that it is in: nobody goes back further.
+        wanted = {self._given - 1, self._pool_from - 1} if self._started else self._positions.keys()
+        kept = {number: found for number, found in self._positions.items() if number in wanted}
+        own = [(number, *_plain(place)) for number, found in kept.items() for place in found.values()]
         state: dict[str, Any] = {"readers": self.dataset.readers, "buffer": self.dataset.shuffle_buffer}
         state["positions"] = distributed.gather_lists(own)
         if self.guidance is not None:

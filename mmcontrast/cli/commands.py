@@ -9,14 +9,16 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from mmcontrast.cli.clip_benchmark import check_folder, short_name, write_clip_benchmark
 from mmcontrast.cli.comparing import compare
+from mmcontrast.cli.converting import data_app
 from mmcontrast.cli.embedding import embed
 from mmcontrast.cli.exit_codes import Commands
 from mmcontrast.cli.exporting import export
 from mmcontrast.cli.heat_maps import heatmap
+from mmcontrast.cli.inspecting import negatives
 from mmcontrast.cli.merging import merge
 from mmcontrast.cli.options import (
-    MODEL_HELP,
     BatchSize,
     CaptionColumns,
     GroupColumn,
@@ -25,13 +27,14 @@ from mmcontrast.cli.options import (
     LabelColumn,
     Model,
     Overrides,
+    RecallK,
     RunOutput,
     Split,
+    Workers,
 )
 from mmcontrast.cli.output import (
     check_json_output,
     progress,
-    show_negatives,
     show_remark,
     show_run,
     show_scores,
@@ -46,6 +49,7 @@ Positives = Literal["id", "caption", "group", "label"]
 app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(config_app, name="config")
+app.add_typer(data_app, name="data")
 
 
 def _version(wanted: bool) -> None:
@@ -116,16 +120,22 @@ def evaluate(
     positives: Annotated[Positives | None, typer.Option(help="What counts as a hit (default: id).")] = None,
     train_data: Annotated[str | None, typer.Option(help="Labelled pictures that a probe learns from.")] = None,
     train_split: Annotated[str | None, typer.Option(help="Split of --train-data.")] = None,
+    recall_k: RecallK = None,
     batch_size: BatchSize = 256,
+    workers: Workers = 2,
     suite: Annotated[Path | None, typer.Option(help="YAML list of evaluations, instead of --data.")] = None,
     output: JsonOutput = None,
     intervals: Annotated[Path | None, typer.Option(help="Write the 95 % intervals as JSON to this file.")] = None,
     report: Report = None,
+    clip_benchmark: Annotated[
+        Path | None, typer.Option("--clip-benchmark-json", help="Folder for JSON that `clip_benchmark build` reads.")
+    ] = None,
 ) -> None:
     """Measure retrieval, zero-shot classification, probes and more; JSON is {task: {metric: value}}."""
     check_json_output(output)
     check_json_output(intervals, "--intervals")
     check_report(report)
+    check_folder(clip_benchmark)
     options: dict[str, Any] = {
         "data": data,
         "task": task,
@@ -139,12 +149,13 @@ def evaluate(
         "positives": positives,
         "train_data": train_data,
         "train_split": train_split,
+        "ks": recall_k or None,
     }
     given = {key: value for key, value in options.items() if value is not None}
     if suite is not None:
         if given:
             raise typer.BadParameter(f"--suite says what to do: leave out {', '.join(given)}")
-        _evaluate_suite(model, suite, output, intervals, report)
+        _evaluate_suite(model, suite, output, intervals, report, clip_benchmark, workers)
         return
     if data is None:
         raise typer.BadParameter("give --data FILE, or --suite FILE")
@@ -154,8 +165,10 @@ def evaluate(
     shared, page = build.SharedWork(), ReportPage(report, model, batch_size=batch_size)
     with progress("evaluate") as advance:
         found = build.run_evaluation(
-            model, batch_size=batch_size, progress=advance, say=show_remark, shared=shared, **options
+            model, batch_size=batch_size, workers=workers, progress=advance, say=show_remark, shared=shared, **options
         )
+    for name, metrics in found.results.items():
+        write_clip_benchmark(clip_benchmark, name, metrics, dataset=short_name(data), model=model)
     ranges = build.scored_intervals(found)
     show_scores(found.results, output, ranges)  # before the page: what is measured is kept if that fails
     if intervals:
@@ -164,7 +177,15 @@ def evaluate(
     page.write()
 
 
-def _evaluate_suite(model: str, path: Path, output: Path | None, intervals: Path | None, report: Path | None) -> None:
+def _evaluate_suite(
+    model: str,
+    path: Path,
+    output: Path | None,
+    intervals: Path | None,
+    report: Path | None,
+    clip_benchmark: Path | None,
+    workers: int,
+) -> None:
     from mmcontrast.config import load_suite
 
     suite = load_suite(path)
@@ -177,10 +198,13 @@ def _evaluate_suite(model: str, path: Path, output: Path | None, intervals: Path
     for task in suite.tasks:
         options = task.model_dump(exclude={"name"})
         with progress(task.name) as advance:
-            found = build.run_evaluation(model, progress=advance, say=show_remark, shared=shared, **options)
+            found = build.run_evaluation(
+                model, workers=workers, progress=advance, say=show_remark, shared=shared, **options
+            )
         results[task.name] = found.results[task.task]
         found_ranges = build.scored_intervals(found)
         ranges[task.name] = found_ranges[task.task]
+        write_clip_benchmark(clip_benchmark, task.task, results[task.name], dataset=task.name, model=model)
         if output:  # what is measured is kept if a later task fails
             write_json(results, output)
         if intervals:
@@ -192,47 +216,9 @@ def _evaluate_suite(model: str, path: Path, output: Path | None, intervals: Path
 
 app.command(epilog="Example: mmcontrast compare runs/first runs/second --output page.html")(compare)
 app.command(epilog="Example: mmcontrast embed runs/flickr8k/model photos/ --output features")(embed)
-
-
-@app.command(epilog="Example: mmcontrast negatives train.csv --model runs/flickr8k/model --output negatives.html")
-def negatives(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="File, glob, folder or Hub name of the pairs.")],
-    model: Annotated[str, typer.Option(help=MODEL_HELP)],
-    output: Annotated[Path, typer.Option(help="HTML page to write.")] = Path("negatives.html"),
-    rows: Annotated[int, typer.Option(min=32, help="Look at so many pairs at most, drawn at random.")] = 2000,
-    split: Split = None,
-    image_column: ImageColumn = None,
-    caption_columns: CaptionColumns = None,
-    label_column: LabelColumn = None,
-    group_column: GroupColumn = None,
-    batch_size: BatchSize = 256,
-    seed: Annotated[int, typer.Option(help="Of the random choices.")] = 0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write numbers and pairs to this file.")] = None,
-) -> None:
-    """Show which pairs of a data set training would push apart wrongly; trains nothing."""
-    check_json_output(output)
-    check_json_output(json_file, "--json")
-    from mmcontrast import build
-
-    with progress("negatives") as advance:
-        found = build.inspect_negatives(
-            model,
-            data,
-            output,
-            rows=rows,
-            split=split,
-            image_column=image_column,
-            caption_columns=caption_columns or None,
-            label_column=label_column,
-            group_column=group_column,
-            batch_size=batch_size,
-            seed=seed,
-            progress=advance,
-            say=show_remark,
-        )
-    show_negatives(found, output, json_file)
-
-
+app.command(epilog="Example: mmcontrast negatives train.csv --model runs/flickr8k/model --output negatives.html")(
+    negatives
+)
 app.command(epilog="Example: mmcontrast export runs/flickr8k/model --format all --output exported")(export)
 app.command(epilog='Example: mmcontrast heatmap runs/vit/model dog.jpg "a dog" "grass" --output map.html')(heatmap)
 app.command(epilog="Example: mmcontrast merge start tuned/model --sweep 0,0.1,...,1 --data val.csv --output mix")(merge)

@@ -10,7 +10,7 @@ import typer
 
 from mmcontrast.cli.options import BatchSize, CaptionColumns, GroupColumn, ImageColumn, LabelColumn, Split
 from mmcontrast.cli.output import check_json_output, echo, progress, show_remark, write_json
-from mmcontrast.cli.score_tables import cell
+from mmcontrast.cli.score_tables import cell, short
 from mmcontrast.task_names import TASKS
 
 MODELS_HELP = "Runs, model folders or Hub names; also open_clip's or transformers'. All are compared with the first."
@@ -113,14 +113,14 @@ def _show(found: Mapping[str, Any]) -> None:
                 for heading in (letter, f"{letter} - A", "p (Holm)"):
                     table.add_column(heading)
             for metric, one in metrics.items():
-                table.add_row(cell(metric), *_cells(one))
+                table.add_row(cell(short(metric)), *_cells(one))
             console.print(table)
 
 
 def _cells(one: Mapping[str, Any]) -> list[str]:
     cells: list[str] = []
     for place, (value, ends) in enumerate(zip(one["values"], one["intervals"], strict=True)):
-        cells.append("-" if value is None else f"{value:.4g}" + ("" if ends is None else f"\n{_range(ends)}"))
+        cells.append("-" if value is None else f"{value:.3g}" + ("" if ends is None else f"\n{_range(ends)}"))
         if place == 0:
             continue
         moved = one["differences"][place]
@@ -128,9 +128,9 @@ def _cells(one: Mapping[str, Any]) -> list[str]:
             cells += ["-", "-"]
             continue
         p = moved["p_holm"]
-        cells += [f"{moved['value']:+.4g}\n{_range(moved['interval'])}", "< 0.001" if p < 0.001 else f"{p:.3f}"]
+        cells += [f"{moved['value']:+.3g}\n{_range(moved['interval'])}", "< 0.001" if p < 0.001 else f"{p:.3f}"]
     return cells
 
 
 def _range(ends: list[float]) -> str:
-    return f"{ends[0]:.3g} to {ends[1]:.3g}"
+    return f"{ends[0]:.2g} to {ends[1]:.2g}" if max(map(abs, ends)) < 1 else f"{ends[0]:.3g} to {ends[1]:.3g}"

@@ -22,6 +22,11 @@ CaptionColumns = Annotated[
 LabelColumn = Annotated[str | None, typer.Option(help="Column of class labels.")]
 GroupColumn = Annotated[str | None, typer.Option(help="Column of groups that belong together.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pictures or captions embedded at a time.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that decode pictures; 0 decodes in this one.")]
+RecallK = Annotated[
+    list[int] | None,
+    typer.Option("--recall-k", min=1, help="k of a recall; repeatable (default: 1, 5 and 10, where they exist)."),
+]
 CardName = Annotated[str | None, typer.Option("--name", help="Name of the model on its card (default: the run's).")]
 CardLicence = Annotated[
     str | None, typer.Option("--license", help="Licence of the model on its card, such as apache-2.0.")

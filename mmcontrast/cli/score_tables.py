@@ -32,13 +32,26 @@ def score_tables(results: Scores, ranges: Ranges | None = None) -> Iterator[Tabl
         yield table
     for task, metrics in results.items():
         for rows in _grids(metrics):
-            columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-            grid = Table()
-            for heading in (task, *map(_short, columns)):
-                grid.add_column(cell(heading))
-            for name, row in rows.items():
-                grid.add_row(cell(name), *(_number(row[column]) if column in row else "" for column in columns))
-            yield grid
+            yield _grid(task, rows)
+
+
+def _grid(task: str, rows: Mapping[str, Metrics]) -> Table:
+    from rich.table import Table
+
+    longest_first = sorted(rows.values(), key=len, reverse=True)  # it has the columns in their order
+    columns = list(dict.fromkeys(column for row in longest_first for column in row))
+    grid = Table()
+    grid.add_column(cell(task), overflow="fold", min_width=min(20, max(map(len, [task, *rows]))))
+    for column in columns:
+        heading = cell(short(column))
+        heading.plain = heading.plain.replace(" ", "\n")
+        grid.add_column(heading, justify="right")
+    for name, row in rows.items():
+        # Shares: three digits are enough, and fit.
+        numbers = ("-" if value is None else f"{value:.3f}" for value in row.values())
+        by_column = dict(zip(row, numbers, strict=True))
+        grid.add_row(cell(name), *(by_column.get(column, "") for column in columns))
+    return grid
 
 
 def _grids(metrics: Metrics) -> list[dict[str, dict[str, float | None]]]:
@@ -57,7 +70,7 @@ def _grids(metrics: Metrics) -> list[dict[str, dict[str, float | None]]]:
     return grids
 
 
-def _short(metric: str) -> str:
+def short(metric: str) -> str:
     """Many columns have to fit into a terminal."""
     return (
         metric.replace("image_to_text_", "i→t ")

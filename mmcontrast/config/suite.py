@@ -43,6 +43,8 @@ class SuiteTask(Section):
     """Labelled pictures that a probe learns from."""
     train_split: Text | None = None
     """Their split."""
+    ks: Annotated[list[Count], Field(min_length=1)] | None = None
+    """k of the recalls; null takes 1, 5 and 10 as far as they are defined."""
     batch_size: Count = 256
     """Pictures or captions embedded at a time."""
 

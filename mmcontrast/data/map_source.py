@@ -133,10 +133,12 @@ def collect(
     *,
     label_names: list[str] | None = None,
     limit: int | None = None,
+    captions_optional: bool = False,
 ) -> RowSource:
     """Sort rows into usable and bad ones, and make a source of the former.
 
-    Rows that name the same picture file are one row with several captions: index = image.
+    Rows that name the same picture file are one row with several captions: index = image. A row without a caption is
+    a bad one where there are columns of captions, unless `captions_optional`.
 
     Raises:
         DataError: no usable row is left.
@@ -149,7 +151,7 @@ def collect(
     for position, raw in enumerate(islice(raw_rows, limit)):
         cells = [clean_captions([cell]) for cell in raw.captions]
         texts, own = list(chain.from_iterable(cells)), [number for number, cell in enumerate(cells) for _ in cell]
-        if raw.problem is None and columns.captions and not texts:
+        if raw.problem is None and columns.captions and not texts and not captions_optional:
             raw.problem = f"no caption: {', '.join(map(repr, columns.captions))} empty or missing"
         raw.problem = raw.problem or pictures.problem(position)
         if raw.problem is not None:

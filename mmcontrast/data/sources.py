@@ -18,6 +18,7 @@ from mmcontrast.data.rows import PairSource
 from mmcontrast.data.tables import parquet_source
 from mmcontrast.data.tars import tar_source
 from mmcontrast.data.text_tables import text_source
+from mmcontrast.data.web_dataset import check_shards
 from mmcontrast.errors import DataError
 
 SCENES = "synthetic://scenes"
@@ -58,9 +59,9 @@ def open_source(
 
     Args:
         path: a Parquet, CSV, TSV, JSON lines or WebDataset tar file; a glob or {00..07} pattern of such files, which
-            are read as one; a folder of them; a folder of pictures with captions.csv (or metadata.jsonl, ...) or
-            with a .txt beside each picture; a `datasets` Hub name ("owner/name" or "owner/name:config") or
-            `save_to_disk` folder; or "synthetic://scenes".
+            are read as one; a folder of them (of tars, also in CLIP_benchmark's layout); a folder of pictures with
+            captions.csv (or metadata.jsonl, ...) or with a .txt beside each picture; a `datasets` Hub name
+            ("owner/name" or "owner/name:config") or `save_to_disk` folder; or "synthetic://scenes".
         format: one of FORMATS, where the path does not say it.
         split: split of a data set or folder.
         rows: only the first so many rows.
@@ -209,8 +210,13 @@ def _locate_in_folder(folder: Path, kind: str | None, split: str | None) -> Loca
             return _locate_in_folder(folder / str(alias), kind, None)
     for suffix, found in ((".parquet", "parquet"), (".tar", "tar")):
         files = sorted(path for path in folder.rglob(f"*{suffix}") if path.is_file())
+        # What lies in hidden folders is a cache, or was not written to its end.
+        files = [path for path in files if not any(p.startswith(".") for p in path.relative_to(folder).parts)]
         if files and kind in (None, found):
-            return Located(found, tuple(map(str, _files_of_split(files, folder, split))))
+            files = _files_of_split(files, folder, split)
+            if found == "tar":
+                check_shards(files)
+            return Located(found, tuple(map(str, files)))
     if kind in ("csv", "tsv", "jsonl"):
         files = sorted(path for path in folder.iterdir() if TEXT_KINDS.get(path.suffix.lower()) == kind)
         if files:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -13,6 +14,7 @@ from mmcontrast.data.columns import Columns
 from mmcontrast.data.dataset import bad_row, item_seed
 from mmcontrast.data.keys import text_key
 from mmcontrast.data.mixing import Mixture, in_turn
+from mmcontrast.data.opening import is_remote
 from mmcontrast.data.pictures import file_problem, picture_name, picture_path
 from mmcontrast.data.rows import PairSource, RawRow, Row, clean_captions, clean_group, is_missing, label_number
 from mmcontrast.data.steady import PATIENCE, Patience, Unit, steady_rows
@@ -150,7 +152,8 @@ def mix_streams(streams: Sequence[PairStream], weights: Sequence[float], seed: i
     owner: dict[str, int] = {}
     for number, stream in enumerate(streams):
         for file in stream.files:
-            if (first := owner.setdefault(file, number)) != number:
+            place = file if is_remote(file) else os.path.realpath(file)
+            if (first := owner.setdefault(place, number)) != number:
                 raise DataError(
                     f"{file} is in two sources of data.train, number {first} ({streams[first].name}) and number "
                     f"{number} ({stream.name}): its pictures would be negatives of themselves; leave it out of one"

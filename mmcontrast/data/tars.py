@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from mmcontrast.data.columns import Columns, Wanted, choose_columns, drop_coarse_group
 from mmcontrast.data.map_source import RowSource, collect
-from mmcontrast.data.opening import is_remote, open_file, read_errors
+from mmcontrast.data.opening import open_file, read_errors
 from mmcontrast.data.pictures import IMAGE_SUFFIXES
 from mmcontrast.data.rows import RawRow
 from mmcontrast.data.tar_index import Member, Sample, tar_samples
+from mmcontrast.data.web_dataset import CLASSNAMES, LABEL_VECTOR, classes_in, kind_of, read_beside
 from mmcontrast.errors import DataError
 
 _SAMPLE = 200
@@ -45,16 +45,20 @@ def tar_columns(file: str, wanted: Wanted, name: str) -> Columns:
             image = _image_extension(sample, wanted.image or "")
             found |= dict.fromkeys(key for key in sample.members if key == image or key not in _EXTENSIONS)
             found |= dict.fromkeys(_json(tar, sample))
-        columns = choose_columns([key for key in found if key != "json"], _tar_wanted(wanted, found), name)
+        columns = choose_columns([key for key in found if key != "json"], _tar_wanted(wanted, found, file), name)
         if columns.group:
             groups = [_json(tar, sample).get(columns.group) for sample in samples]
     return drop_coarse_group(columns, groups)
 
 
-def _tar_wanted(wanted: Wanted, found: dict[str, None]) -> Wanted:
+def _tar_wanted(wanted: Wanted, found: dict[str, None], file: str) -> Wanted:
     """Guess in the order of WebDataset: members before the fields that img2dataset adds (`url`, `key`, ...)."""
     image = wanted.image or next((key for key in found if key.rpartition(".")[2] in _EXTENSIONS), None)
-    captions = wanted.captions or (("txt",) if "txt" in found else None)
+    captions = wanted.captions
+    if captions is None and "txt" in found:
+        captions = ("txt",)
+    elif captions is None and LABEL_VECTOR in found and kind_of(file) == "multilabel":
+        captions = (LABEL_VECTOR,)
     label = "cls" if wanted.label is None and "cls" in found else wanted.label
     return Wanted(image, captions, label, wanted.group)
 
@@ -72,6 +76,7 @@ def _json(tar: BinaryIO, sample: Sample) -> dict[str, Any]:
 def tar_rows(file: str, columns: Columns, *, pictures: bool) -> Iterator[RawRow]:
     """Rows of a tar; `image` is the picture's Member, or its bytes if `pictures`."""
     cells = [*columns.captions, columns.label, columns.group]
+    names = _names_of_vectors(file) if LABEL_VECTOR in columns.captions else []
     with read_errors(file), open_file(file) as tar:
         for row, sample in enumerate(tar_samples(tar, file)):
             extension = _image_extension(sample, columns.image)
@@ -82,13 +87,37 @@ def tar_rows(file: str, columns: Columns, *, pictures: bool) -> Iterator[RawRow]
                 raw.problem = f"no picture of key {sample.key}: only {', '.join(sample.members)}"
             else:
                 fields = _json(tar, sample) if any(cell and cell not in sample.members for cell in cells) else {}
-                raw.captions = [_cell(tar, sample, fields, column) for column in columns.captions]
+                raw.captions = [
+                    None if column == LABEL_VECTOR else _cell(tar, sample, fields, column)
+                    for column in columns.captions
+                ]
                 raw.label = _cell(tar, sample, fields, columns.label)
                 raw.group = _cell(tar, sample, fields, columns.group)
                 member = sample.members[extension]
                 raw.image = _read(tar, member) if pictures else member
                 raw.problem = None if member.size else f"empty picture of key {sample.key}"
+                if names and raw.problem is None:
+                    raw.problem = _add_classes(raw, columns, tar, sample, names)
             yield raw
+
+
+def _names_of_vectors(file: str) -> list[str]:
+    names = read_beside(file, CLASSNAMES)
+    if not names:
+        raise DataError(f"{file}: its .{LABEL_VECTOR} labels need a {CLASSNAMES} in the folder above")
+    return names
+
+
+def _add_classes(raw: RawRow, columns: Columns, tar: BinaryIO, sample: Sample, names: Sequence[str]) -> str | None:
+    """The classes of a label vector as captions; returns what is wrong with it."""
+    if LABEL_VECTOR not in sample.members:
+        return f"no .{LABEL_VECTOR} of key {sample.key}"
+    try:
+        classes = classes_in(_read(tar, sample.members[LABEL_VECTOR]), names)
+    except ValueError as error:
+        return f"{error} (key {sample.key})"
+    raw.captions[columns.captions.index(LABEL_VECTOR)] = classes
+    return None
 
 
 def _cell(tar: BinaryIO, sample: Sample, fields: dict[str, Any], column: str | None) -> Any:
@@ -133,17 +162,12 @@ def tar_source(files: Sequence[str], wanted: Wanted, rows: int | None, name: str
     raw_rows = list(islice((raw for file in files for raw in tar_rows(file, columns, pictures=False)), rows))
     pictures = TarPictures(files)
     pictures.index(raw_rows)
-    return collect(name, raw_rows, pictures, columns, label_names=tar_class_names(files[0], columns))
+    # A picture of none of the classes is one for which all of them are wrong.
+    bare = columns.captions == (LABEL_VECTOR,)
+    names = tar_class_names(files[0], columns)
+    return collect(name, raw_rows, pictures, columns, label_names=names, captions_optional=bare)
 
 
 def tar_class_names(file: str, columns: Columns) -> list[str] | None:
     """Class names from a classnames.txt beside the tars or above them (the layout of CLIP_benchmark)."""
-    if columns.label is None or is_remote(file):
-        return None
-    for folder in (Path(file).parent, Path(file).parent.parent):
-        if (folder / "classnames.txt").is_file():
-            try:
-                return (folder / "classnames.txt").read_text(encoding="utf-8").split("\n")[:-1] or None
-            except (OSError, UnicodeDecodeError):
-                raise DataError(f"{folder / 'classnames.txt'}: cannot be read as UTF-8 text") from None
-    return None
+    return None if columns.label is None else read_beside(file, CLASSNAMES) or None

@@ -12,14 +12,22 @@ from typing import Any
 from mmcontrast.demo.session import MOST_SHOWN, Found, Session
 from mmcontrast.errors import MMContrastError, printable
 
-EXAMPLES = 5
+EXAMPLES = 4
+_LONGEST_EXAMPLE = 48
 _FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 _MONO = ["ui-monospace", "Menlo", "Consolas", "monospace"]
 STYLE = """
-.gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
+.gradio-container { width: 100%; max-width: 1240px !important; margin: 0 auto !important; }
 .about h1 { font-size: 28px; letter-spacing: -.02em; margin: 12px 0 2px; overflow-wrap: anywhere; }
-.about p { color: var(--body-text-color-subdued); margin: 0; }
-.notes p { color: var(--body-text-color-subdued); margin: 2px 0; overflow-wrap: anywhere; }
+.about p, .notes p { color: var(--body-text-color-subdued); margin: 2px 0; overflow-wrap: anywhere; }
+.found .grid-wrap { height: auto; max-height: none; overflow: visible; }
+.found .grid-container { grid-template-columns: repeat(auto-fill, minmax(min(170px, 44%), 1fr)) !important;
+  grid-auto-rows: auto; align-items: stretch; }
+.found .thumbnail-item { display: flex; flex-direction: column; aspect-ratio: auto; height: 100%; }
+.found .thumbnail-item img { aspect-ratio: 1; height: auto; width: 100%; }
+.found .caption-label { position: static; max-width: none; width: 100%; padding: 8px 10px 10px; text-align: left;
+  border: 0; border-radius: 0; background: none; box-shadow: none; overflow-wrap: anywhere;
+  white-space: normal; font-size: 14px; line-height: 1.4; }
 footer { display: none !important; }
 """
 
@@ -50,7 +58,9 @@ def build_app(session: Session, title: str, about: str) -> Any:
     """
     gradio = require_gradio()
     with gradio.Blocks(title=printable(title), analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
-        gradio.HTML(f"<h1>{escape(printable(title))}</h1><p>{escape(printable(about))}</p>", elem_classes="about")
+        gradio.HTML(
+            f"<h1>Search in {escape(printable(title))}</h1><p>{escape(printable(about))}</p>", elem_classes="about"
+        )
         with gradio.Tab("Words"):
             _words(gradio, session)
         with gradio.Tab("Picture"):
@@ -61,19 +71,19 @@ def build_app(session: Session, title: str, about: str) -> Any:
 
 
 def _words(gradio: Any, session: Session) -> None:
-    with gradio.Row(equal_height=True):
+    with gradio.Row():
         words = gradio.Textbox(
             label="What is to be seen?",
             placeholder="a red bus in front of a house",
-            scale=5,
+            scale=4,
+            min_width=260,
             autofocus=True,
             elem_id="words",
         )
-        button = gradio.Button("Search", variant="primary", scale=1, min_width=120, elem_id="search-words")
-    count = _count(gradio)
-    examples = _examples(session)
-    if examples:
-        gradio.Examples([[text] for text in examples], inputs=[words], label="Captions of some of the pictures")
+        count = _count(gradio)
+    button = gradio.Button("Search", variant="primary", elem_id="search-words")
+    if examples := _examples(session):
+        gradio.Examples([[text] for text in examples], inputs=[words], label="Try what some of the pictures show")
     shown, notes = _gallery(gradio), gradio.HTML(elem_classes="notes")
     answer = _answering(gradio, session.by_words)
     gradio.on(
@@ -124,22 +134,23 @@ def _upload(gradio: Any, name: str) -> Any:
 
 
 def _count(gradio: Any) -> Any:
-    return gradio.Slider(1, MOST_SHOWN, value=12, step=1, label="Pictures shown")
+    return gradio.Slider(1, MOST_SHOWN, value=12, step=1, label="Pictures shown", scale=1, min_width=220)
 
 
 def _gallery(gradio: Any) -> Any:
     return gradio.Gallery(
-        show_label=False, columns=4, height="auto", object_fit="cover", format="jpeg", elem_classes="found"
+        show_label=False, height="auto", object_fit="cover", format="jpeg", buttons=["fullscreen"], elem_classes="found"
     )
 
 
 def _examples(session: Session) -> list[str]:
     """Captions of pictures that are spread over the collection."""
     source, positions = session.searcher.collection.source, session.searcher.indexed.positions.tolist()
-    found = []
-    for position in positions[:: max(1, len(positions) // EXAMPLES)][:EXAMPLES]:
-        found += source.captions(position)[:1]
-    return [printable(text) for text in dict.fromkeys(found) if len(text) <= 100]
+    found: dict[str, None] = {}
+    for position in positions[:: max(1, len(positions) // (10 * EXAMPLES))]:
+        short = [text for text in source.captions(position) if len(text) <= _LONGEST_EXAMPLE]
+        found |= dict.fromkeys(map(printable, short[:1]))
+    return list(found)[:: max(1, len(found) // EXAMPLES)][:EXAMPLES]
 
 
 def _answering(gradio: Any, ask: Callable[[Any, int], Found]) -> Callable[[Any, float], tuple[Any, str]]:

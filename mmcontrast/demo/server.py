@@ -90,6 +90,8 @@ def _application(gradio: Any, blocks: Any, sock: socket.socket) -> Any:
         max_file_size=MAX_UPLOAD,
         show_error=True,
         ssr_mode=False,
+        enable_monitoring=False,
+        run_history=False,
         **looks(gradio),
     )
 

@@ -117,7 +117,7 @@ def line_about(hit: Hit) -> str:
     """Score, caption or name of a picture."""
     text = next(iter(hit.captions), hit.name)
     text = text if len(text) <= _LONGEST_CAPTION else f"{text[:_LONGEST_CAPTION]}..."
-    return printable(f"{hit.score:.3f}  {text}")
+    return printable(f"{hit.score:.3f} · {text}")
 
 
 def _uploaded(path: str | None) -> Image.Image:

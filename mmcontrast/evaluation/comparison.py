@@ -85,7 +85,7 @@ def _compare(several: Sequence[Evaluation], *, resamples: int, flips: int, seed:
             None if (one := every.get(task)) is None else _Drawn(one, resampled(one, resamples=resamples, seed=seed))
             for every in resamplings
         ]
-        ranges = [{} if one is None else percentiles(one.values, one.of.witnesses, level=level) for one in drawn]
+        ranges = [{} if one is None else percentiles(one.of, one.values, level=level) for one in drawn]
         moved = [_against(drawn[0], one, flips=flips, seed=seed, level=level) for one in drawn[1:]]
         found[task] = {
             metric: MetricCompared(

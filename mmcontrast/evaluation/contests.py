@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from mmcontrast.evaluation.outcomes import Classified
 
-LOWER_IS_BETTER = ("rank", "ece", "brier", "nll", "alignment")
+LOWER_IS_BETTER = ("rank", "ece", "brier", "nll", "alignment", "_drop")
 UNJUDGED = ("uniformity", "gap", "hubness", "temperature", "strength", "acc1_sd")
 """Parts of the names of metrics of which neither more nor less is better for all purposes."""
 
@@ -83,27 +84,30 @@ def race(first: Tensor, second: Tensor) -> Race:
     return Race(int((first < second).sum()), int((first == second).sum()), int((second < first).sum()))
 
 
-def most_different(first: Tensor, second: Tensor, owner: Tensor, count: int) -> tuple[list[int], list[int]]:
+def most_different(
+    first: Tensor, second: Tensor, keys: Sequence[tuple[Hashable, ...]], count: int
+) -> tuple[list[int], list[int]]:
     """The queries whose ranks differ most, as ratios: where the first model is ahead, and where the second is.
 
-    Of several queries of one picture only the one that differs most is taken; a tie goes to the earlier one.
+    Of several queries that share a key only the one that differs most is taken; a tie goes to the earlier one.
 
     Args:
         first, second: (q,) ranks.
-        owner: (q,) int64, the picture of each query.
+        keys: q, such as the picture of each query and its words.
         count: of each at most.
     """
     ratio = first.double().log() - second.double().log()  # > 0: the second is ahead
-    return _largest(-ratio, owner, count), _largest(ratio, owner, count)
+    return _largest(-ratio, keys, count), _largest(ratio, keys, count)
 
 
-def _largest(values: Tensor, owner: Tensor, count: int) -> list[int]:
+def _largest(values: Tensor, keys: Sequence[tuple[Hashable, ...]], count: int) -> list[int]:
     found: list[int] = []
-    seen: set[int] = set()
+    seen: set[tuple[int, Hashable]] = set()
     for place in values.argsort(descending=True, stable=True).tolist():
         if len(found) == count or values[place] <= 0:
             break
-        if (picture := int(owner[place])) not in seen:
-            seen.add(picture)
+        own = set(enumerate(keys[place]))
+        if not own & seen:
+            seen |= own
             found.append(place)
     return found

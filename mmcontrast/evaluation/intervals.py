@@ -31,6 +31,6 @@ def evaluation_intervals(
     for task, metrics in evaluation.results.items():
         known: Intervals = {}
         if (one := resamplings.get(task)) is not None:
-            known = percentiles(resampled(one, resamples=resamples, seed=seed), one.witnesses, level=level)
+            known = percentiles(one, resampled(one, resamples=resamples, seed=seed), level=level)
         found[task] = {name: known.get(name) for name in metrics}
     return found

@@ -10,6 +10,7 @@ import numpy as np
 from mmcontrast.errors import DataError
 from mmcontrast.evaluation.resampling import (
     LEVEL,
+    Counts,
     Floats,
     Resampling,
     Statistics,
@@ -67,7 +68,10 @@ def differences(
     here, there = observed(first), observed(second)
     names = [name for name in here if name in there]
     linear = [name for name in names if name in first.parts and name in second.parts]
-    by_flips = {name: sign_flip_p(second.parts[name] - first.parts[name], flips=flips, seed=seed) for name in linear}
+    by_flips: dict[str, float] = {}
+    if linear:
+        parts = np.stack([second.parts[name] - first.parts[name] for name in linear])
+        by_flips = dict(zip(linear, sign_flip_p(parts, flips=flips, seed=seed), strict=True))
     found: dict[str, Difference] = {}
     for name in names:
         moved = drawn[1][name] - drawn[0][name]
@@ -80,8 +84,8 @@ def differences(
     return found
 
 
-def sign_flip_p(parts: Floats, *, flips: int = FLIPS, seed: int = 0) -> float:
-    """Two-sided p of (n,) differences that add up to a metric's, were it chance which model is which on each picture.
+def sign_flip_p(parts: Floats, *, flips: int = FLIPS, seed: int = 0) -> list[float]:
+    """Two-sided p of differences that add up over pictures, were it chance which model is which on each picture.
 
     If the models are alike, then each picture's difference might as well have the other sign. The p is the share of
     sign patterns whose sum is at least as far from 0 as the one observed: of all 2^m of them where m pictures differ
@@ -89,22 +93,44 @@ def sign_flip_p(parts: Floats, *, flips: int = FLIPS, seed: int = 0) -> float:
     and misses, one query a picture, it is McNemar's exact test.
 
     Args:
-        parts: what each picture adds to the second model's metric, less what it adds to the first's.
-        flips: random patterns.
+        parts: (k, n), what each picture adds to each metric of the second model, less what it adds to the first's.
+        flips: random patterns, the same for all metrics.
         seed: of them.
+
+    Returns:
+        k.
     """
-    moved = parts[np.abs(parts) > _SLACK * np.abs(parts).max(initial=0)]
-    if not len(moved):
-        return 1.0
-    bound = abs(moved.sum()) - _SLACK * np.abs(moved).sum()
-    if len(moved) < 60 and 2 ** len(moved) <= flips:
-        patterns = np.arange(2 ** len(moved))[:, None] >> np.arange(len(moved)) & 1
-        return float((np.abs((1 - 2 * patterns) @ moved) >= bound).mean())
-    generator, extreme, chunk = np.random.default_rng(seed), 1, chunk_of(len(moved))
+    found = [1.0] * len(parts)
+    many = []
+    for place, row in enumerate(parts):
+        moved = row[np.abs(row) > _SLACK * np.abs(row).max(initial=0)]
+        if len(moved) < 60 and 2 ** len(moved) <= flips:
+            patterns = np.arange(2 ** len(moved))[:, None] >> np.arange(len(moved)) & 1
+            found[place] = float((np.abs((1 - 2 * patterns) @ moved) >= _bound(moved)).mean())
+        else:
+            many.append(place)
+    if many:
+        for place, extreme in zip(many, _extremes(parts[many], flips, seed).tolist(), strict=True):
+            found[place] = (1 + extreme) / (1 + flips)
+    return found
+
+
+def _bound(moved: Floats) -> Floats:
+    """From where on a sum of (..., n) differences counts as far from 0 as that of all of them, rounding aside."""
+    bound: Floats = np.abs(moved.sum(axis=-1)) - _SLACK * np.abs(moved).sum(axis=-1)
+    return bound
+
+
+def _extremes(parts: Floats, flips: int, seed: int) -> Counts:
+    """How many of so many random sign patterns reach each bound: (k, n) differences to (k,)."""
+    generator, chunk = np.random.default_rng(seed), chunk_of(parts.shape[1])
+    total, bounds = parts.sum(axis=1), _bound(parts)
+    found = np.zeros(len(parts), dtype=np.int64)
     for start in range(0, flips, chunk):
-        kept = generator.integers(2, size=(min(chunk, flips - start), len(moved)), dtype=np.int8)
-        extreme += int((np.abs(2 * (kept @ moved) - moved.sum()) >= bound).sum())
-    return extreme / (1 + flips)
+        kept = generator.integers(2, size=(min(chunk, flips - start), parts.shape[1]), dtype=np.int8)
+        sums = 2 * (kept.astype(np.float64) @ parts.T) - total  # (flips, k)
+        found += (np.abs(sums) >= bounds).sum(axis=0)
+    return found
 
 
 def bootstrap_p(moved: Floats) -> float:

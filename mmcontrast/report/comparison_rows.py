@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mmcontrast.evaluation.comparison import MetricCompared
@@ -122,11 +121,11 @@ def headlines(page: ComparisonPage) -> list[Headline]:
             if name:
                 of = [data.name] if len(page.data) > 1 else []
                 label = " · ".join([*of, task.replace("_", "-")])
-                found += _headlines(label, name, metrics[name], page.models)
+                found += _headlines(label, name, metrics[name], page)
     return found
 
 
-def _headlines(label: str, name: str, one: MetricCompared, models: Sequence[str]) -> list[Headline]:
+def _headlines(label: str, name: str, one: MetricCompared, page: ComparisonPage) -> list[Headline]:
     cells = _cells(name, one, _reach(one))
     return [
         Headline(
@@ -135,17 +134,19 @@ def _headlines(label: str, name: str, one: MetricCompared, models: Sequence[str]
             model,
             f"{cells[0].value} → {cell.value}",
             cell.difference,
-            _sentence(name, difference, models[0], model),
+            _sentence(name, difference, page.models[0], model, page.tests),
         )
-        for model, cell, difference in zip(models[1:], cells[1:], one.differences[1:], strict=True)
+        for model, cell, difference in zip(page.models[1:], cells[1:], one.differences[1:], strict=True)
         if cell.difference is not None and difference is not None
     ]
 
 
-def _sentence(name: str, found: Difference, first: str, other: str) -> str:
-    if found.adjusted >= ALARM:
-        return "These pictures do not tell the two apart."
+def _sentence(name: str, found: Difference, first: str, other: str, tests: int) -> str:
     better = other if found.value * (direction(name) or 1) > 0 else first
+    if found.adjusted >= ALARM:
+        if found.p >= ALARM:
+            return "These pictures do not tell the two apart."
+        return f"{better} may be better; among {tests} tests that is not sure."
     return f"{better} is better." if direction(name) else f"{other} has {'more' if found.value > 0 else 'less'}."
 
 

@@ -136,6 +136,21 @@ def test_the_command(model: Path, folder: Path, tmp_path: Path) -> None:
     assert (answer["kind"], answer["hits"][0]["name"]) == ("picture", "03.png")
 
 
+def test_names_cannot_command_the_terminal(model: Path, folder: Path, tmp_path: Path) -> None:
+    names = ["a\x1b[2J\u202e.png", "new\nline [red]x[/].png", "half \udcff.png"]
+    for number, name in enumerate(names):
+        paint(folder / name, number + 9)
+    page, found = tmp_path / "found.html", tmp_path / "found.json"
+    result = command("search", model, folder, "red\x1b[2J", "--k", "20", "--output", page, "--json", found)
+    assert result.exit_code == 0, result.output
+    assert "\x1b[2J" not in result.output
+    assert "a\\x1b[2J\\u202e.png" in result.stdout
+    assert "[red]x[/].png" in result.stdout
+    assert {hit["name"] for hit in json.loads(found.read_text())["results"][0]["hits"]} >= set(names)
+    assert "\x1b" not in page.read_text()
+    assert mmcontrast.search(model, folder, folder / names[1], k=1)[0].name == names[1]
+
+
 def test_several_queries(model: Path, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "queries.txt").write_text(f"red\n\n{folder / '01.png'}\n")
     found = tmp_path / "found.json"
@@ -148,7 +163,12 @@ def test_several_queries(model: Path, folder: Path, tmp_path: Path) -> None:
 
 def test_captions_can_be_searched(model: Path, folder: Path, tmp_path: Path) -> None:
     (folder / "captions.csv").write_text("image,caption\n00.png,a red square\n01.png,the green bar\n")
-    hits = mmcontrast.search(model, folder, "the green bar", captions=True)
+    done: list[int] = []
+    expected: list[int] = []
+    hits = mmcontrast.search(
+        model, folder, "the green bar", captions=True, progress=done.append, expect=expected.append
+    )
+    assert (sum(done), expected) == (10, [8, 10])
     assert (hits[0].name, hits[0].caption) == ("01.png", "the green bar")
     assert hits[0].score == pytest.approx(1, abs=1e-5)
     assert len(hits) == 2

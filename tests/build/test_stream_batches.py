@@ -110,11 +110,13 @@ def test_without_positions_all_is_read_again(data: Path) -> None:
 def test_a_run_goes_on_with_other_workers(data: Path) -> None:
     """Its readers are those of its checkpoint, and so is their order."""
     whole, _ = batches_of(data, 2)
-    expected = [content(batch) for batch in itertools.islice(whole.epoch(0, 0), 12)]
+    batches = whole.epoch(0, 0)
+    list(itertools.islice(batches, 10))
     again, transform = batches_of(data, 0)
     again.load_state_dict(whole.state_dict())
     assert again.dataset.readers == 2
-    assert [content(b) for b in itertools.islice(again.epoch(0, 10), 2)] == expected[10:12]
+    expected = [content(batch) for batch in itertools.islice(batches, 2)]
+    assert [content(batch) for batch in itertools.islice(again.epoch(0, 10), 2)] == expected
     assert transform.calls <= 2 * 4 + 4
 
 
@@ -131,11 +133,11 @@ def mixture_of(path: Path, workers: int = 0, readers: int | None = None) -> tupl
     return StreamBatches(StreamLoader(dataset, 8, tokenize, workers), dataset), transform
 
 
-@pytest.mark.parametrize(("workers", "readers"), [(0, 1), (0, 4), (2, 4), (2, 8)])
+@pytest.mark.parametrize(("workers", "readers"), [(0, 4), (2, 4), (2, 8)])
 def test_a_mixture_goes_on_in_its_middle(data: Path, workers: int, readers: int) -> None:
     whole, _ = mixture_of(data, workers, readers)
     states, expected, pairs = [whole.state_dict()], [], []
-    for batch in itertools.islice(whole.epoch(0, 0), 40):
+    for batch in itertools.islice(whole.epoch(0, 0), 24):
         expected.append(content(batch))
         states.append(whole.state_dict())
         pairs.append([whole.diagnostics[f"pairs_of_source_{source}"] for source in range(2)])
@@ -145,7 +147,7 @@ def test_a_mixture_goes_on_in_its_middle(data: Path, workers: int, readers: int)
         assert sum(counts) == 8 * number
         assert abs(counts[1] - 2 * number) < 1
     assert sum(index >> 32 for batch in expected for index in batch[0]) == pairs[-1][1]
-    for start in (1, 2, 9, 31) if workers else range(1, 37, 5):
+    for start in (1, 9, 21) if workers else range(1, 22, 4):
         again, transform = mixture_of(data, workers, readers)
         again.load_state_dict(states[start])
         assert [content(batch) for batch in itertools.islice(again.epoch(0, start), 3)] == expected[start : start + 3]

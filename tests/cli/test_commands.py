@@ -166,6 +166,8 @@ def test_evaluate_writes_json_or_prints_it(build: Build, run: Callable[..., Resu
         "train_data": None,
         "train_split": None,
         "batch_size": 256,
+        "workers": 2,
+        "ks": None,
     }
     assert json.loads((tmp_path / "deep/out.json").read_text()) == {"zero_shot": {"value": 1.0}}
     assert "results: deep/out.json" in result.stdout
@@ -216,7 +218,7 @@ def test_compare(build: Build, run: Callable[..., Result], tmp_path: Path) -> No
     wanted = {"batch_size": 256, "data": "d/val.csv", "task": ["zero_shot", "knn"], "train_data": "t"}
     assert evaluations == {"val.csv": wanted}
     assert options == {"outputs": [Path("p.html"), Path("p.md")], "seed": 0}
-    for shown in ("+0.25", "0.125 to 0.5", "0.040", "mean_recall", "written to c.json"):
+    for shown in ("+0.25", "0.12 to 0.5", "0.040", "mean recall", "written to c.json"):
         assert shown in result.stdout
     assert json.loads((tmp_path / "c.json").read_text())["models"] == ["a", "b"]
     run("compare", "a", "b", "c")

@@ -24,14 +24,25 @@ def test_plain_metrics_are_one_table() -> None:
 
 
 def test_rows_with_columns_in_common_are_a_grid() -> None:
-    scores = {"clean/acc1": 0.5, "jpeg@1/acc1": 0.25, "jpeg@1/acc1_drop": 0.5, "acc1": 0.25}
+    scores = {"clean/f1": 1, "clean/acc1": 0.5, "x@1/f1": 1, "x@1/f1_drop": 0, "x@1/acc1": 0.25, "acc1": 0.25}
     assert printed({"robustness": scores})[2:] == [
-        ["robustness", "acc1", "acc1", "drop"], ["clean", "0.5"], ["jpeg@1", "0.25", "0.5"],
+        ["f1"], ["robustness", "f1", "drop", "acc1"],
+        ["clean", "1.000", "0.500"], ["x@1", "1.000", "0.000", "0.250"],
     ]  # fmt: skip
 
 
 def test_other_columns_are_a_grid_of_their_own() -> None:
     scores = {"a/image_to_text_recall@1": 0.5, "b/image_to_text_recall@1": None, "a->b/recall@1": 0.75}
     assert printed({"multilingual": scores}) == [
-        ["multilingual", "i→t", "R@1"], ["a", "0.5"], ["b", "-"], ["multilingual", "R@1"], ["a->b", "0.75"],
+        ["i→t"], ["multilingual", "R@1"], ["a", "0.500"], ["b", "-"], ["multilingual", "R@1"], ["a->b", "0.750"],
     ]  # fmt: skip
+
+
+def test_seven_columns_fit_into_eighty_characters() -> None:
+    console = Console(width=80)
+    ways = [f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
+    scores = {f"captions_de/{metric}": 0.0123456 for metric in [*ways, "mean_recall"]}
+    with console.capture() as capture:
+        console.print(*score_tables({"multilingual": scores}))
+    assert "captions_de" in capture.get()
+    assert capture.get().count("0.012") == 7

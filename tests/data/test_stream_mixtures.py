@@ -93,10 +93,10 @@ def global_batches(folder: Path, ranks: int, workers: int, batches: int) -> list
     return found
 
 
-@pytest.mark.parametrize(("ranks", "workers"), [(1, 2), (2, 0), (2, 2), (4, 0)])
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 2), (2, 2), (4, 0)])
 def test_the_same_global_batches_for_any_number_of_processes(folder: Path, ranks: int, workers: int) -> None:
-    expected = global_batches(folder, 1, 0, 12)
-    assert global_batches(folder, ranks, workers, 12) == expected
+    expected = global_batches(folder, 1, 0, 8)
+    assert global_batches(folder, ranks, workers, 8) == expected
     for batch in expected:
         counts = Counter(source_of(index) for index, _, _ in batch)
         assert abs(counts[0] - 8) <= 1
@@ -143,7 +143,7 @@ def test_a_source_without_a_usable_row(folder: Path, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_mixed(folder: Path) -> None:
-    streams = [*opened(folder, "tars"), open_stream(folder / "tars" / "*.tar", first_file=6)]
+    streams = [*opened(folder, "tars"), open_stream(f"{folder}/./tars/*.tar", first_file=6)]
     with pytest.raises(DataError, match=r"0\.tar is in two sources of data\.train, number 0 .* and number 1"):
         mix_streams(streams, [1, 1], 0)
     with pytest.raises(DataError, match="a mixture has no end"):

@@ -54,6 +54,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     (folder / "captions.csv").write_text(f'image,caption\n00.png,"{EVIL}"\n01.png,one green square\n')
     tiny_model().save_pretrained(above / "model")
     (above / "tmp").mkdir()
+    (above / "cwd").mkdir()
     environment = os.environ | {
         "MMCONTRAST_CACHE": str(above / "cache"),
         "TMPDIR": str(above / "tmp"),
@@ -62,7 +63,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     log = (above / "stderr.txt").open("w")
     process = subprocess.Popen(
         [sys.executable, "-m", "mmcontrast", "demo", str(above / "model"), str(folder), "--port", "0"],
-        env=environment, stdout=subprocess.PIPE, stderr=log, text=True,
+        env=environment, cwd=above / "cwd", stdout=subprocess.PIPE, stderr=log, text=True,
     )  # fmt: skip
     assert process.stdout is not None
     found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
@@ -71,6 +72,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield Served(process, found[0], above / "model", folder, above / "tmp")
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0  # Ctrl-C is the way to end it
+        assert list((above / "cwd").iterdir()) == []
         assert "Traceback" not in (above / "stderr.txt").read_text()
         assert [path for path in (above / "tmp").iterdir() if path.name.startswith("mmcontrast-demo-")] == []
     finally:
@@ -98,7 +100,7 @@ def test_words_over_http(served: Served, client: Any) -> None:
     found, notes = client.predict("a red square", 5, api_name="/search_words")
     names = expected(served, "a red square", 5)
     captions = {"00.png": EVIL, "01.png": "one green square"}
-    assert [item["caption"].split("  ", 1)[1] for item in found] == [captions.get(name, name) for name in names]
+    assert [item["caption"].split(" · ", 1)[1] for item in found] == [captions.get(name, name) for name in names]
     assert not notes
     _, notes = client.predict("a red square", 50, api_name="/search_words")
     assert notes == "<p>there are 8 pictures only, not 50: all are shown</p>"
@@ -109,7 +111,7 @@ def test_a_picture_over_http(served: Served, client: Any, tmp_path: Path) -> Non
 
     picture = paint(tmp_path / "q.png", 3)
     found, _ = client.predict(handle_file(str(picture)), 2, api_name="/search_picture")
-    assert found[0]["caption"] == "1.000  03.png"
+    assert found[0]["caption"] == "1.000 · 03.png"
     result = client.predict(handle_file(str(picture)), "square, circle", api_name="/classify")
     assert sum(one["confidence"] for one in result["confidences"]) == pytest.approx(1)
 

@@ -40,7 +40,7 @@ def test_words(session: Session) -> None:
 
 def test_a_picture(session: Session, tmp_path: Path) -> None:
     found = session.by_picture(str(paint(tmp_path / "q.png", 3)), 2)
-    assert found.pictures[0][1].startswith("1.000  03.png")
+    assert found.pictures[0][1].startswith("1.000 · 03.png")
 
 
 def test_what_cannot_be_asked(session: Session, tmp_path: Path) -> None:
@@ -105,5 +105,5 @@ def test_names_of_classes() -> None:
 def test_control_characters_of_captions_are_spelt_out(session: Session) -> None:
     hit = session.searcher.search(module.Query("red"), 1)[0]
     line = module.line_about(module.Hit(0.5, hit.name, None, ["a\x1b[2J\u202e" + "x" * 500], None, 0))
-    assert line.startswith("0.500  a\\x1b[2J\\u202e")
+    assert line.startswith("0.500 · a\\x1b[2J\\u202e")
     assert len(line) < 200

@@ -25,7 +25,7 @@ def of_task(metrics: Metrics, details: Details, resamples: int, seed: int) -> In
     """The intervals of all metrics of a task."""
     one = task_resampling(metrics, details)
     assert one is not None
-    found = percentiles(resampled(one, resamples=resamples, seed=seed), one.witnesses)
+    found = percentiles(one, resampled(one, resamples=resamples, seed=seed))
     return {name: found.get(name) for name in metrics}
 
 

@@ -40,20 +40,21 @@ def test_few_differences_are_tried_with_all_signs() -> None:
     sums = [abs(sum(sign * part for sign, part in zip(signs, parts, strict=True)))
             for signs in itertools.product((1, -1), repeat=9)]  # fmt: skip
     expected = np.mean([total >= abs(parts.sum()) - 1e-12 for total in sums])
-    assert sign_flip_p(parts) == pytest.approx(expected)
+    assert sign_flip_p(parts[None]) == pytest.approx([expected])
 
 
 @pytest.mark.parametrize(("gained", "lost"), [(5, 0), (7, 2), (3, 3), (0, 0), (6, 1)])
 def test_of_hits_and_misses_it_is_mcnemar(gained: int, lost: int) -> None:
     parts = np.concatenate([np.ones(gained), -np.ones(lost), np.zeros(50)]) / 60
-    assert sign_flip_p(parts) == pytest.approx(mcnemar(gained, lost))
+    assert sign_flip_p(parts[None]) == pytest.approx([mcnemar(gained, lost)])
 
 
 def test_many_differences_are_tried_with_random_signs_and_agree_with_mcnemar() -> None:
     parts = np.concatenate([np.ones(60), -np.ones(38), np.zeros(200)])
-    assert sign_flip_p(parts) == pytest.approx(mcnemar(60, 38), abs=0.006)
-    assert sign_flip_p(parts, seed=1) == sign_flip_p(parts, seed=1)
-    assert sign_flip_p(np.ones(200), flips=999) == 1 / 1000
+    several = np.stack([parts, -3 * parts, np.ones(298)])
+    assert sign_flip_p(several) == pytest.approx([mcnemar(60, 38), mcnemar(60, 38), 1 / 10_000], abs=0.006)
+    assert sign_flip_p(several, seed=1) == sign_flip_p(several, seed=1)
+    assert sign_flip_p(np.ones((1, 200)), flips=999) == [1 / 1000]
 
 
 def test_the_interval_is_that_of_the_literal_loop() -> None:
@@ -73,7 +74,7 @@ def test_the_interval_is_that_of_the_literal_loop() -> None:
     assert found.value == pytest.approx(other.mean() - one.mean())
     assert found.test == SIGN_FLIPS
     by_picture = [(other - one)[owner == picture].sum() for picture in range(12)]
-    assert found.p == sign_flip_p(np.array(by_picture))
+    assert [found.p] == sign_flip_p(np.array([by_picture]))
 
 
 def test_what_is_no_mean_is_tested_by_the_bootstrap() -> None:
