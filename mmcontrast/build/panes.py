@@ -9,7 +9,7 @@ from mmcontrast.build.search_panes import JUDGED, Judge, retrieval_panes, same_k
 from mmcontrast.errors import DataError
 from mmcontrast.evaluation.caption_selection import hard_choices
 from mmcontrast.evaluation.confidence import confidence
-from mmcontrast.evaluation.outcomes import Classified, Confidences
+from mmcontrast.evaluation.outcomes import Classified, Confidences, Details
 from mmcontrast.evaluation.queries import some
 from mmcontrast.evaluation.reliability import reliability
 from mmcontrast.evaluation.tasks import Evaluation
@@ -30,7 +30,7 @@ def panes(task: str, evaluation: Evaluation, pictures: Pictures, judge: Judge, *
         judge: of the model.
         name: of the map in the page.
     """
-    details = evaluation.details[task]
+    details = evaluation.details.get(task, Details())
     if task == "retrieval":
         return [*retrieval_panes(evaluation, pictures, judge), *map_pane(evaluation, pictures, name)]
     if task in ("image_to_image", "text_to_text"):

@@ -89,7 +89,7 @@ def test_a_page_of_many_pictures_stays_small_and_says_what_is_left_out(
     encoder: DualEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = open_source(SCENES, split="validation", rows=700)
-    found = run_evaluation(encoder, source, "retrieval")
+    found = run_evaluation(encoder, source, "zero_shot")
     report = EvaluationReport("m")
     report.add(found, encoder)
     page = report.write(tmp_path / "page.html")

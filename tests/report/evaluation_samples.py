@@ -52,7 +52,7 @@ def all_panes(name: str = "map-1") -> list[Pane]:
         Pane("Confused", confused=[ConfusedPair(TEXT, "dog", 3, 9, [classified()] * 3, classified(None))]),
         Pane("Mistakes", mistakes=[classified(), classified(None)]),
         Pane("Matrix", confusion=confusion_view((np.eye(3, dtype=int), [TEXT, "dog", "cow"]))),
-        Pane("Reliability", curves=[Curve(svg, {TEXT: TEXT}, TEXT)]),
+        Pane("Reliability", curves=[Curve(svg, {TEXT: "0.5"}, TEXT)]),
         Pane(
             "Best",
             text_queries=[example(pictures=True, asked=None), example(pictures=True, asked=None, hit=True)],
