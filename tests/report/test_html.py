@@ -4,13 +4,13 @@ import dataclasses
 import math
 import os
 import re
-import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from chromium_pipe import find_chromium
 from PIL import Image
 from report_samples import HOSTILE, make_history
 
@@ -171,13 +171,9 @@ FLAGS = ["headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"
 
 
 def test_a_real_browser_draws_it(full_inputs: ReportInputs, tmp_path: Path) -> None:
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    browser = next((found for name in names if (found := shutil.which(name))), None)
-    if browser is None:
-        pytest.skip(f"no browser on this machine (looked for {', '.join(names)})")
     report = write_report(full_inputs, tmp_path / "report.html")
     picture = tmp_path / "page.png"
-    command = [browser, *(f"--{flag}" for flag in FLAGS), f"--user-data-dir={tmp_path / 'profile'}"]
+    command = [find_chromium(), *(f"--{flag}" for flag in FLAGS), f"--user-data-dir={tmp_path / 'profile'}"]
     command += ["--window-size=1280,1600", f"--screenshot={picture}", report.as_uri()]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
     pixels = np.asarray(Image.open(picture).convert("RGB")).reshape(-1, 3)
