@@ -64,8 +64,8 @@ def _lead(evaluation: Evaluation, texts: bool, anchors: bool, explained: float) 
     if anchors:
         parts.append("Names stand where the prompts of their class lie.")
     parts.append(
-        f"Principal components, each modality centred and of the same spread: the plane holds {100 * explained:.0f} % of the variance, so "
-        "what overlaps here may be apart in truth."
+        "Principal components, each modality centred and of the same spread: the plane holds "
+        f"{100 * explained:.0f} % of the variance, so what overlaps here may be apart in truth."
     )
     return " ".join(parts)
 

@@ -67,6 +67,7 @@ def all_panes(name: str = "map-1") -> list[Pane]:
 
 
 def full_page() -> EvaluationPage:
+    facts = {TEXT: f"/path{'/of/one/word' * 9}"}
     results = {"text_to_image_recall@1": 0.25, "image_to_text_recall@1": 0.5, "mean_recall": 0.4}
     return EvaluationPage(
         f"model {TEXT}",

@@ -127,7 +127,8 @@ def touch_the_map(browser: Chromium, section: str, *, phone: bool) -> None:
             browser.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
         else:
             browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
-        browser.wait(f"{cards}.length == 1", 10)
+        own = f"document.elementFromPoint({x}, {y})?.parentElement?.querySelector('span')?.checkVisibility()"
+        browser.wait(f"{own} && {cards}.length == 1", 20)
         ((inside, sheet, place),) = browser.run(cards)
         assert inside
         assert sheet.startswith('url("data:image/jpeg')
