@@ -76,7 +76,7 @@ def full_page() -> EvaluationPage:
             Section(
                 TEXT,
                 "retrieval",
-                {"data": f"/path{'/of/one/word' * 9}"},
+                facts,
                 results,
                 {"mean_recall": 0.01},
                 {},
