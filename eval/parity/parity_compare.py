@@ -20,7 +20,7 @@ SAME = 1e-6
 """Largest difference of two metrics that count as equal."""
 NOISE = 2e-6
 """Cosines closer than this are a tie: which is larger hangs on the order of sums in float32, and on the batch."""
-Verdict = Literal["equal", "tie", "different"]
+Verdict = Literal["equal", "tie", "rewritten", "different"]
 At = Callable[[float], dict[str, float]]
 """The metrics, by CLIP_benchmark's names, if the scores of all right answers were so much higher."""
 

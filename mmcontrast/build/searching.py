@@ -29,6 +29,7 @@ from mmcontrast.searching import (
     update_pictures,
 )
 from mmcontrast.searching.query import Kind
+from mmcontrast.searching.update import Indexed
 from mmcontrast.training.signals import StopRequest, stop_on_signals
 
 
@@ -128,29 +129,40 @@ def open_search(
             store.clear()
             texts.clear()
     with stop_on_signals() as stop:
-        advance = _stoppable(progress, stop)
+        work = _Work(progress, expect, stop)
         indexed = update_pictures(
-            encoder, collection, store, batch_size=batch_size, workers=WORKERS, progress=advance, expect=expect
+            encoder,
+            collection,
+            store,
+            batch_size=batch_size,
+            workers=WORKERS,
+            progress=work.advance,
+            expect=work.expect,
         )
-        if say and (indexed.embedded or indexed.removed):
-            say(f"index: {indexed.embedded} pictures embedded, {indexed.removed} removed; kept in {folder}")
-        if say and indexed.broken:
-            name, why = indexed.broken[0]
-            say(f"{len(indexed.broken)} of {len(collection)} pictures cannot be used; the first is {name}: {why}")
-        if not len(indexed.features):
-            name, why = indexed.broken[0]
-            raise DataError(
-                f"{collection.source.name}: none of its {len(collection)} pictures could be decoded; {name}: {why}"
-            )
+        _report(collection, indexed, folder, say)
         found = None
         if captions:
             different = different_captions(collection, indexed)
             features = update_captions(
-                encoder, different, texts, batch_size=batch_size, progress=advance, expect=expect
+                encoder, different, texts, batch_size=batch_size, progress=work.advance, expect=work.expect
             )
             found = different, features
-        advance(0)  # a signal that came when there was nothing more to do
+        work.advance(0)  # a signal that came when there was nothing more to do
     return Searcher(encoder, collection, indexed, found)
+
+
+def _report(collection: Collection, indexed: Indexed, folder: Path, say: Callable[[str], object] | None) -> None:
+    """Say what an update did; DataError where there is nothing to search."""
+    if say and (indexed.embedded or indexed.removed):
+        say(f"index: {indexed.embedded} pictures embedded, {indexed.removed} removed; kept in {folder}")
+    if not indexed.broken:
+        return
+    name, why = indexed.broken[0]
+    if not len(indexed.features):
+        where = collection.source.name
+        raise DataError(f"{where}: none of its {len(collection)} pictures could be decoded; {name}: {why}")
+    if say:
+        say(f"{len(indexed.broken)} of {len(collection)} pictures cannot be used; the first is {name}: {why}")
 
 
 def index_folder(collection: Collection, digest: str, base: str | Path | None = None) -> Path:
@@ -161,16 +173,22 @@ def index_folder(collection: Collection, digest: str, base: str | Path | None = 
     return above / f"{name}-{key}" / digest[:16]
 
 
-def _stoppable(progress: Advance | None, stop: StopRequest) -> Advance:
-    """The same, which also ends the work after the batch in which a signal came."""
+class _Work:
+    """Progress over pictures and captions together, which a signal ends after the batch in which it came."""
 
-    def advance(count: int) -> None:
-        if progress is not None:
-            progress(count)
-        if stop.signal_number is not None:
+    def __init__(self, progress: Advance | None, expect: Callable[[int], object] | None, stop: StopRequest) -> None:
+        self._progress, self._expect, self._stop, self._total = progress, expect, stop, 0
+
+    def expect(self, count: int) -> None:
+        self._total += count
+        if self._expect is not None:
+            self._expect(self._total)
+
+    def advance(self, count: int) -> None:
+        if self._progress is not None:
+            self._progress(count)
+        if self._stop.signal_number is not None:
             raise Interrupted(
-                f"stopped by signal {stop.signal_number}: what is indexed is kept, the same command goes on",
-                128 + stop.signal_number,
+                f"stopped by signal {self._stop.signal_number}: what is indexed is kept, the same command goes on",
+                128 + self._stop.signal_number,
             )
-
-    return advance

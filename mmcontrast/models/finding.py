@@ -173,9 +173,8 @@ def refuse_bare_architecture(name: str) -> None:
     architecture, _, tag = name.rpartition("/") if name not in open_clip.list_models() else (name, "", "")
     if architecture in open_clip.list_models():
         tags = open_clip.list_pretrained_tags_by_model(architecture)
-        named = [tag] if tag in tags else tags
         raise ModelError(
-            f"{name}: weights of {architecture} are named as open_clip:{architecture}/{(named or ['TAG'])[0]} "
+            f"{name}: weights of {architecture} are named as open_clip:{architecture}/{tag if tag in tags else 'TAG'} "
             f"(tags: {', '.join(tags) or 'none'}); without a tag they would be random"
         )
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from mmcontrast.data import PairSource, open_source
 from mmcontrast.data.columns import Columns, Wanted
 from mmcontrast.data.digest import data_digest
@@ -116,6 +118,38 @@ class FolderSource:
 
     def row_number(self, i: int) -> int:
         """Position of the picture."""
+        return i
+
+
+class Chosen:
+    """Some pictures of a source, as a `PairSource`; a bad row is told by its position among them."""
+
+    def __init__(self, source: PairSource, positions: Sequence[int]) -> None:
+        self.name, self.columns = source.name, source.columns
+        self.label_names: list[str] | None = None
+        self.bad_rows: list[BadRow] = []
+        self._source = source
+        self._positions = np.array(positions, dtype=np.int64)  # shared by the processes that decode
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def image(self, i: int) -> bytes | Path:
+        """The encoded picture, or its file."""
+        return self._source.image(int(self._positions[i]))
+
+    def captions(self, i: int) -> list[str]:
+        """Of the picture."""
+        return self._source.captions(int(self._positions[i]))
+
+    def label(self, i: int) -> None:
+        """None: as of `FolderSource`."""
+
+    def group(self, i: int) -> None:
+        """None: as of `FolderSource`."""
+
+    def row_number(self, i: int) -> int:
+        """Position among the chosen ones."""
         return i
 
 

@@ -179,13 +179,13 @@ def _read(path: Path, stamp: str) -> Rows:
             tensors = {key: file.get_tensor(key) for key in _KEYS}
         names = _unpacked(tensors["names"], tensors["name_ends"])
         problems = _unpacked(tensors["problems"], tensors["problem_ends"])
-        states = [(int(size), int(time)) for size, time in tensors["states"].tolist()]
+        states = [(size, time) for size, time in tensors["states"].long().numpy().tolist()]
     except FileNotFoundError:  # another process has just put it together with others
         return Rows.none()
     except (SafetensorError, OSError, ValueError, IndexError, TypeError) as error:
         raise _damaged(path, str(error)) from None
     features = tensors["features"]
-    if features.dtype != torch.float32 or features.dim() != 2 or not bool(features.isfinite().all()):
+    if features.dtype != torch.float32 or features.dim() != 2 or not bool(features.sum().isfinite()):
         raise _damaged(path, "features that can be none")
     if not len(names) == len(problems) == len(states) == len(features):
         raise _damaged(path, "tables of several lengths")
@@ -210,8 +210,11 @@ def _packed(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
 
 
 def _unpacked(data: Tensor, ends: Tensor) -> list[str]:
-    content, stops = data.numpy().tobytes(), ends.tolist()
+    content, stops = data.numpy().tobytes(), ends.numpy().tolist()
     starts = [0, *stops][:-1]
     if stops and (stops[-1] != len(content) or any(map(operator.gt, starts, stops))):
         raise ValueError("places of texts that can be none")
+    if content.isascii():  # by far sooner, and there may be millions
+        text = content.decode("ascii")
+        return [text[start:stop] for start, stop in zip(starts, stops, strict=True)]
     return [content[start:stop].decode("utf-8", "surrogatepass") for start, stop in zip(starts, stops, strict=True)]

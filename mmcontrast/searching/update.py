@@ -6,18 +6,15 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mmcontrast.data import PairSource
 from mmcontrast.embedding import Advance, embed_texts, evaluating, image_batches
 from mmcontrast.models import DualEncoder
 from mmcontrast.preprocess import MAX_IMAGE_PIXELS
-from mmcontrast.searching.collection import Collection, State
+from mmcontrast.searching.collection import Chosen, Collection, State
 from mmcontrast.searching.store import Rows, Store
-from mmcontrast.types import BadRow
 
 SAVE_EVERY = 30.0
 """Seconds of work that a crash can cost at most."""
@@ -167,7 +164,7 @@ def _embed(
 ) -> dict[str, str]:
     """Embed some pictures; returns name and reason of those that cannot be read just now, which are not kept."""
     passing: dict[str, str] = {}
-    source = _Chosen(collection.source, missing)
+    source = Chosen(collection.source, missing)
     try:
         with evaluating(encoder):
             for batch in image_batches(encoder, source, batch_size, workers, max_image_pixels, None):
@@ -222,32 +219,3 @@ class _Part:
         self.store.append(Rows(self.names, self.states, features, self.problems))
         self.names, self.states, self.features, self.problems = [], [], [], []
         self.last = time.monotonic()
-
-
-class _Chosen:
-    """Some pictures of a source; a bad row is told by its position among them."""
-
-    def __init__(self, source: PairSource, positions: Sequence[int]) -> None:
-        self.name, self.columns = source.name, source.columns
-        self.label_names: list[str] | None = None
-        self.bad_rows: list[BadRow] = []
-        self._source = source
-        self._positions = torch.tensor(positions, dtype=torch.int64)  # shared by the processes that decode
-
-    def __len__(self) -> int:
-        return len(self._positions)
-
-    def image(self, i: int) -> bytes | Path:
-        return self._source.image(int(self._positions[i]))
-
-    def captions(self, i: int) -> list[str]:
-        return self._source.captions(int(self._positions[i]))
-
-    def label(self, i: int) -> None:
-        return None
-
-    def group(self, i: int) -> None:
-        return None
-
-    def row_number(self, i: int) -> int:
-        return i

@@ -163,7 +163,12 @@ def test_several_queries(model: Path, folder: Path, tmp_path: Path) -> None:
 
 def test_captions_can_be_searched(model: Path, folder: Path, tmp_path: Path) -> None:
     (folder / "captions.csv").write_text("image,caption\n00.png,a red square\n01.png,the green bar\n")
-    hits = mmcontrast.search(model, folder, "the green bar", captions=True)
+    done: list[int] = []
+    expected: list[int] = []
+    hits = mmcontrast.search(
+        model, folder, "the green bar", captions=True, progress=done.append, expect=expected.append
+    )
+    assert (sum(done), expected) == (10, [8, 10])
     assert (hits[0].name, hits[0].caption) == ("01.png", "the green bar")
     assert hits[0].score == pytest.approx(1, abs=1e-5)
     assert len(hits) == 2

@@ -65,8 +65,8 @@ def test_every_shared_metric(python: Path, tasks: list[Task], models: tuple[Path
     }
     for row in rows:
         assert len(set(row.ours)) == 1, f"{row.data}: {row.metric} depends on batches or workers"
-        assert row.verdict == "equal" or (row.data, row.metric) in TIED, table([row])
-        assert row.verdict != "different", table([row])
+        allowed = {"equal", "tie"} if (row.data, row.metric) in TIED else {"equal"}
+        assert row.verdict in (allowed | {"rewritten"} if row.data == "emoji" else allowed), table([row])
 
 
 def test_build_reads_our_json(python: Path, tasks: list[Task], models: tuple[Path, Path], tmp_path: Path) -> None:

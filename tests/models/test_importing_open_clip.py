@@ -212,6 +212,9 @@ def test_other_weights_and_pickles(tmp_path: Path) -> None:
         ),
         ("open_clip:ViT-B/32-quickgelu/openai", r"is a pickle|cannot be had"),
         ("local-dir:nowhere", "nowhere is not a folder"),
+        ("ViT-B-32", r"ViT-B-32: weights of ViT-B-32 are named as open_clip:ViT-B-32/TAG \(tags: openai, .*random"),
+        ("ViT-B-32/laion2b_s34b_b79k", "are named as open_clip:ViT-B-32/laion2b_s34b_b79k "),
+        ("open_clip:ViT-B-32/laion2b_s34b_b79k", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K cannot be had"),
     ],
 )
 def test_wrong_names_are_one_clear_line(name: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
