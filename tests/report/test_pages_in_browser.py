@@ -123,7 +123,8 @@ def touch_the_map(browser: Chromium, section: str, *, phone: bool) -> None:
     seen = set()
     for x, y in dots:
         if phone:
-            browser.call("Input.synthesizeTapGesture", x=round(x), y=round(y), gestureSourceType="touch")
+            browser.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
+            browser.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
         else:
             browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
         # A finger is not that exact: the browser may take it to mean the dot beside.
