@@ -84,8 +84,9 @@ def _of_task(task: str, title: str) -> str:
 
 
 def _is_counted(metric: str, items: Items) -> bool:
-    """One count of right and wrong for each task and way: not recall at 5 and 10 as well."""
-    return items.values.dtype == torch.bool and not (metric.endswith(("recall@5", "recall@10")) or metric == "acc5")
+    """One count of right and wrong for each task and way: not recall at 5 and 10 as well, nor each corruption."""
+    parts = metric.endswith(("recall@5", "recall@10")) or metric == "acc5" or "/" in metric
+    return items.values.dtype == torch.bool and not parts
 
 
 def _disputed_pictures(

@@ -16,10 +16,19 @@ def check_folder(folder: Path | None) -> None:
 
 
 def write_clip_benchmark(
-    folder: Path | None, task: str, metrics: Mapping[str, float | None], *, dataset: str, model: str
+    folder: Path | None,
+    task: str,
+    metrics: Mapping[str, float | None],
+    *,
+    dataset: str,
+    model: str,
+    positives: str,
 ) -> None:
-    """One result as a file that `clip_benchmark build` reads; says so where it knows no such task."""
+    """One result as a file that `clip_benchmark build` reads; says so where it measures no such thing."""
     if folder is None:
+        return
+    if task == "retrieval" and positives != "id":
+        show_remark(f"{dataset}: CLIP_benchmark has no positives by {positives}: not in {folder}")
         return
     from mmcontrast.evaluation.clip_benchmark import file_name, record
 

@@ -168,7 +168,9 @@ def evaluate(
             model, batch_size=batch_size, workers=workers, progress=advance, say=show_remark, shared=shared, **options
         )
     for name, metrics in found.results.items():
-        write_clip_benchmark(clip_benchmark, name, metrics, dataset=short_name(data), model=model)
+        write_clip_benchmark(
+            clip_benchmark, name, metrics, dataset=short_name(data), model=model, positives=positives or "id"
+        )
     ranges = build.scored_intervals(found)
     show_scores(found.results, output, ranges)  # before the page: what is measured is kept if that fails
     if intervals:
@@ -204,7 +206,9 @@ def _evaluate_suite(
         results[task.name] = found.results[task.task]
         found_ranges = build.scored_intervals(found)
         ranges[task.name] = found_ranges[task.task]
-        write_clip_benchmark(clip_benchmark, task.task, results[task.name], dataset=task.name, model=model)
+        write_clip_benchmark(
+            clip_benchmark, task.task, results[task.name], dataset=task.name, model=model, positives=task.positives
+        )
         if output:  # what is measured is kept if a later task fails
             write_json(results, output)
         if intervals:

@@ -98,38 +98,37 @@ def _evaluations(given: dict[str, Any], suite: Path | None, batch_size: int) -> 
 
 
 def _show(found: Mapping[str, Any]) -> None:
-    """One row a metric: the values with their intervals, and how far each model is from the first."""
+    """A table for each task and each model but the first: values with their intervals, and the difference."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
-    for name, model in zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", found["models"], strict=False):
-        console.print(cell(f"{name}  {model}"))
+    letters = dict(enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZ"))
+    for place, model in enumerate(found["models"]):
+        console.print(cell(f"{letters[place]}  {model}"))
     for data, tasks in found["data"].items():
         for task, metrics in tasks.items():
             title = task if len(found["data"]) == 1 else f"{data}: {task}"
-            table = Table("metric", "A", title=cell(title), title_justify="left")
-            for letter in "BCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(found["models"]) - 1]:
-                for heading in (letter, f"{letter} - A", "p (Holm)"):
-                    table.add_column(heading)
-            for metric, one in metrics.items():
-                table.add_row(cell(short(metric)), *_cells(one))
-            console.print(table)
+            for place in range(1, len(found["models"])):
+                other = letters[place]
+                headings = ("metric", "A", other, f"{other} - A", "p (Holm)")
+                table = Table(*headings, title=cell(title), title_justify="left")
+                for metric, one in metrics.items():
+                    table.add_row(cell(short(metric)), _value(one, 0), _value(one, place), *_difference(one, place))
+                console.print(table)
 
 
-def _cells(one: Mapping[str, Any]) -> list[str]:
-    cells: list[str] = []
-    for place, (value, ends) in enumerate(zip(one["values"], one["intervals"], strict=True)):
-        cells.append("-" if value is None else f"{value:.3g}" + ("" if ends is None else f"\n{_range(ends)}"))
-        if place == 0:
-            continue
-        moved = one["differences"][place]
-        if moved is None:
-            cells += ["-", "-"]
-            continue
-        p = moved["p_holm"]
-        cells += [f"{moved['value']:+.3g}\n{_range(moved['interval'])}", "< 0.001" if p < 0.001 else f"{p:.3f}"]
-    return cells
+def _value(one: Mapping[str, Any], place: int) -> str:
+    value, ends = one["values"][place], one["intervals"][place]
+    return "-" if value is None else f"{value:.3g}" + ("" if ends is None else f"\n{_range(ends)}")
+
+
+def _difference(one: Mapping[str, Any], place: int) -> tuple[str, str]:
+    moved = one["differences"][place]
+    if moved is None:
+        return "-", "-"
+    p = moved["p_holm"]
+    return f"{moved['value']:+.3g}\n{_range(moved['interval'])}", "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _range(ends: list[float]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -134,9 +135,17 @@ def _extremes(parts: Floats, flips: int, seed: int) -> Counts:
 
 
 def bootstrap_p(moved: Floats) -> float:
-    """Two-sided p of (b,) resampled differences: twice the share on the other side of 0, at least 2 / (b + 1)."""
+    """Two-sided p of (b,) resampled differences: twice the share on the other side of 0.
+
+    Where none of them is, so that b resamples cannot say how small it is, the tail of a normal distribution with their
+    mean and deviation, but no more than 2 / (b + 1).
+    """
     below, above = 1 + int((moved <= 0).sum()), 1 + int((moved >= 0).sum())
-    return min(1.0, 2 * min(below, above) / (1 + len(moved)))
+    p = min(1.0, 2 * min(below, above) / (1 + len(moved)))
+    spread = float(moved.std())
+    if min(below, above) > 1 or spread == 0:
+        return p
+    return min(p, math.erfc(abs(float(moved.mean())) / spread / math.sqrt(2)))
 
 
 def holm(values: Sequence[float]) -> list[float]:

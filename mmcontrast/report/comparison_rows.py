@@ -25,7 +25,10 @@ _PRIMARY = {
     "caption_selection": "question_acc",
     "winoground": "group_score",
     "multi_label": "map",
+    "multilingual": "mean_recall",
+    "robustness": "mean_recall",
 }
+_WITHOUT_HEADLINE = ("geometry",)  # no single number stands for it
 _SHARES = ("text_acc", "question_acc", "_score", "map", "ece")
 
 
@@ -115,6 +118,8 @@ def headlines(page: ComparisonPage) -> list[Headline]:
     found = []
     for data in page.data:
         for task, metrics in data.tasks.items():
+            if task in _WITHOUT_HEADLINE:
+                continue
             name = _PRIMARY.get(task, "")
             if name not in metrics or not any(metrics[name].differences):
                 name = next((other for other, one in metrics.items() if any(one.differences) and direction(other)), "")
@@ -180,7 +185,8 @@ def _reach(one: MetricCompared) -> float:
 def _number(name: str, value: float | None) -> str:
     if value is None:
         return DASH
-    return f"{100 * value:.1f} %" if share(name) else format_metric(name, value)
+    text = f"{100 * value:.1f} %" if share(name) else format_metric(name, value)
+    return text.replace("-", "−")
 
 
 def signed(name: str, value: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,17 @@ def test_the_same_model_twice_is_said(tiny_run: Path, scenes: PairSource) -> Non
     assert (moved["value"], moved["interval"], moved["p_holm"]) == (0.0, [0.0, 0.0], 1.0)
     assert any("retrieval: a picture" in line for line in said)
     assert len(said) == len(set(said))
+
+
+def test_models_may_prepare_pictures_and_prompts_differently(tiny_run: Path, scenes: PairSource) -> None:
+    large = DualEncoder.from_pretrained(tiny_run / "model")
+    large.preprocess = replace(large.preprocess, image_size=48)
+    large.templates = ["here is a {c}"]
+    found = build.compare([tiny_run, large], {"scenes": {"data": scenes, "task": ["retrieval", "zero_shot"]}})
+    assert found["models"] == [tiny_run.name, "model 2"]
+    assert any("model 2 were asked with the prompts" in note for note in found["notes"])
+    one = found["data"]["scenes"]["retrieval"]["image_to_text_mean_rank"]
+    assert one["values"][0] != one["values"][1]
 
 
 def test_runs_that_disagree_must_be_told_what_to_compare_on(tiny_run: Path, other: Path, tmp_path: Path) -> None:

@@ -58,7 +58,12 @@ class Build(ModuleType):
     def compare(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         self.note("compare", args, kwargs)
         moved = {"value": 0.25, "interval": [0.125, 0.5], "p": 0.01, "p_holm": 0.04, "test": "sign flips"}
-        one = {"values": [0.5, 0.75], "intervals": [(0.25, 0.625), None], "differences": [None, moved]}
+        more = len(args[0]) - 1
+        one = {
+            "values": [0.5] + more * [0.75],
+            "intervals": [(0.25, 0.625)] + more * [None],
+            "differences": [None] + more * [moved],
+        }
         return {"models": args[0], "data": {"val.csv": {"retrieval": {"mean_recall": one}}}}
 
     class SharedWork:
@@ -66,7 +71,7 @@ class Build(ModuleType):
 
     def embed(self, *args: Any, **kwargs: Any) -> dict[str, int]:
         self.note("embed", args, kwargs)
-        return {"images": 3, "captions": 6}
+        return {"images": 3, "captions": 6, "skipped_shards": 0}
 
     def merge(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         self.note("merge", args, kwargs)
@@ -221,7 +226,9 @@ def test_compare(build: Build, run: Callable[..., Result], tmp_path: Path) -> No
     for shown in ("+0.25", "0.12 to 0.5", "0.040", "mean recall", "written to c.json"):
         assert shown in result.stdout
     assert json.loads((tmp_path / "c.json").read_text())["models"] == ["a", "b"]
-    run("compare", "a", "b", "c")
+    shown = run("compare", "a", "b", "c").stdout
+    assert "B - A" in shown
+    assert "C - A" in shown
     assert build.calls[1][1] == (["a", "b", "c"], None)  # as the runs' configs say
 
 
@@ -241,7 +248,7 @@ def test_compare_usage(build: Build, run: Callable[..., Result], words: list[str
 
 def test_embed_and_tokenizer(build: Build, run: Callable[..., Result], tmp_path: Path) -> None:
     result = run("embed", "m", "photos", "--output", "features", "--batch-size", "8")
-    assert result.stdout == "images 3  captions 6\nwritten to features\n"
+    assert result.stdout == "images 3  captions 6  skipped_shards 0\nwritten to features\n"
     run("tokenizer", "train", "d.csv", "--vocab-size", "100", "--output", "tok", "--caption-column", "c")
     (_, embed_args, embed_options), (_, tokenizer_args, tokenizer_options) = build.calls
     assert embed_args == ("m", "photos", Path("features"))

@@ -69,11 +69,13 @@ def test_results_as_clip_benchmarks_json(run: Run, tiny_run: Path, tmp_path: Pat
         {"name": "a/b", "task": "retrieval", "data": "data.parquet"},
         {"name": "classes", "task": "zero_shot", "data": "data.parquet"},
         {"name": "shape", "task": "geometry", "data": "data.parquet"},
+        {"name": "kinds", "task": "retrieval", "data": "data.parquet", "positives": "label"},
     ]
     (tmp_path / "suite.yaml").write_text(json.dumps({"tasks": tasks}))
     done = run("evaluate", model, "--suite", "suite.yaml", "--workers", "0", "--clip-benchmark-json", "theirs")
     scores = measured(done)
-    assert "shape: CLIP_benchmark has no geometry" in done.stderr
+    assert "shape: CLIP_benchmark has no geometry: not in theirs" in done.stderr
+    assert "kinds: CLIP_benchmark has no positives by label: not in theirs" in done.stderr
     found = [json.loads(path.read_text()) for path in sorted((tmp_path / "theirs").iterdir())]
     assert [(value["dataset"], value["task"]) for value in found] == [
         ("a/b", "zeroshot_retrieval"),

@@ -88,6 +88,13 @@ def test_what_is_no_mean_is_tested_by_the_bootstrap() -> None:
     assert found.p == bootstrap_p(moved) == min(1.0, 2 * (1 + min((moved <= 0).sum(), (moved >= 0).sum())) / 201)
 
 
+def test_a_bootstrap_without_a_draw_beyond_zero_takes_the_normal_tail() -> None:
+    drawn = np.random.default_rng(0).normal(6, 1, 500)
+    assert bootstrap_p(drawn) == pytest.approx(2e-9, rel=2)
+    assert bootstrap_p(-drawn) == bootstrap_p(drawn)
+    assert bootstrap_p(np.ones(499)) == 2 / 500
+
+
 def test_twice_the_same_model() -> None:
     one = hits((np.arange(40) % 3 == 0).astype(np.float64))
     drawn = resampled(one, resamples=50)
