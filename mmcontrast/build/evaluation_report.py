@@ -103,4 +103,6 @@ class EvaluationReport:
 
     def write(self, path: str | Path) -> Path:
         """The page of all that was added."""
-        return write_evaluation(EvaluationPage(self.name, sections=self._sections), path)
+        short = "/".join(Path(self.name).parts[-2:])
+        facts = {"model": self.name} if short != self.name else {}
+        return write_evaluation(EvaluationPage(short, facts, self._sections), path)

@@ -64,8 +64,8 @@ def _lead(evaluation: Evaluation, texts: bool, anchors: bool, explained: float) 
     if anchors:
         parts.append("Names stand where the prompts of their class lie.")
     parts.append(
-        f"Principal components, each modality centred: the plane holds {100 * explained:.0f} % of the variance, so "
-        "what overlaps here may be apart in truth."
+        "Principal components, each modality centred and of the same spread: the plane holds "
+        f"{100 * explained:.0f} % of the variance, so what overlaps here may be apart in truth."
     )
     return " ".join(parts)
 
@@ -79,8 +79,9 @@ def _first_captions(data: EmbeddedData) -> Tensor | None:
 
 
 def _places(parts: list[Tensor]) -> tuple[list[NDArray[np.float32]], float]:
-    """(k, d) features of each modality to (k, 2): each centred, and both along the directions of the pictures."""
+    """(k, d) features of each modality to (k, 2), each centred and of the same spread, along common directions."""
     centred = [part - part.mean(dim=0) for part in parts]
+    centred = [part / part.square().sum(dim=1).mean().sqrt().clamp(min=1e-6) for part in centred]
     points, explained = project(torch.cat(centred))
     return [part.numpy() for part in torch.split(points, [len(part) for part in parts])], explained
 

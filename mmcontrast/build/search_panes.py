@@ -16,6 +16,7 @@ from mmcontrast.evaluation.pair_judge import Tokenize
 from mmcontrast.evaluation.queries import Search, captions_by_picture, outcomes, pictures_by_caption, same_kind, some
 from mmcontrast.evaluation.similarities import NEGATIVES, POSITIVES, SUSPECTED, Histogram, histogram
 from mmcontrast.evaluation.tasks import Evaluation
+from mmcontrast.report.gallery import TOP
 from mmcontrast.report.histogram import histogram_svg
 from mmcontrast.report.inputs import RetrievedItem
 from mmcontrast.report.panes import Pane
@@ -25,6 +26,8 @@ MOST_QUERIES = 2000
 JUDGED = 1000
 """Pictures whose pairs are judged for suspected false negatives."""
 _SUSPECTS = 6
+_CAPTIONS = 20
+"""Captions found that are looked at for those that are shown: many may be equal."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ def retrieval_panes(evaluation: Evaluation, pictures: Pictures, judge: Judge | N
         query=lambda i: (own[i], pictures(i)),
         item=lambda j, score, hit: RetrievedItem(score, hit, data.captions[j]),
         picture=lambda i: i,
+        top=_CAPTIONS,
     )
     text_side = Searched(
         by_caption,
@@ -169,7 +173,8 @@ def same_kind_panes(task: str, evaluation: Evaluation, pictures: Pictures) -> li
         return RetrievedItem(score, hit, pictures.class_name(data.labels[i]) or None, pictures(i))
 
     rows = some(len(features), MOST_QUERIES, 0)
-    side = Searched(search, outcomes(search, rows, len(features)), query, item, lambda i: i)
+    top = TOP if of_pictures else _CAPTIONS
+    side = Searched(search, outcomes(search, rows, len(features)), query, item, lambda i: i, top)
     shown = []
     for title, kind, lead in _GALLERIES:
         if found := side.examples(kind):

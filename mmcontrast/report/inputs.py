@@ -24,12 +24,14 @@ class RetrievedItem:
         hit: it belongs to the query.
         caption: text of a found caption, or of a found picture for those who do not see it.
         thumbnail: JPEG or PNG bytes of a found picture.
+        times: so many equal captions, one after another, are shown as this one.
     """
 
     score: float
     hit: bool
     caption: str | None = None
     thumbnail: bytes | None = None
+    times: int = 1
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from mmcontrast.evaluation.queries import Outcomes, Search
-from mmcontrast.report.gallery import search_example
+from mmcontrast.report.gallery import TOP, search_example
 from mmcontrast.report.inputs import RetrievalExample, RetrievedItem
 from mmcontrast.report.panes import Hub
 
@@ -30,6 +30,7 @@ class Searched:
         query: position -> captions and thumbnail of a query.
         item: position, score and whether it belongs to the query -> what is shown of the gallery.
         picture: position of a query -> its picture: of one picture only one query is shown.
+        top: best matches that are looked at; of equal captions one after another only one is shown.
     """
 
     search: Search
@@ -37,6 +38,7 @@ class Searched:
     query: Callable[[int], tuple[Sequence[str], bytes | None]]
     item: Callable[[int, float, bool], RetrievedItem]
     picture: Callable[[int], int]
+    top: int = TOP
 
     def examples(self, kind: str, *, count: int = SHOWN) -> list[RetrievalExample]:
         """Queries of a kind, see `chosen_queries`."""
@@ -45,7 +47,20 @@ class Searched:
     def _example(self, query: int) -> RetrievalExample:
         scores, positive = (part[0] for part in self.search(torch.tensor([query])))
         captions, thumbnail = self.query(query)
-        return search_example(scores, positive, self.item, captions=captions, thumbnail=thumbnail)
+        found = search_example(scores, positive, self.item, captions=captions, thumbnail=thumbnail, top=self.top)
+        return replace(found, items=merged(found.items)[:TOP])
+
+
+def merged(items: Sequence[RetrievedItem]) -> list[RetrievedItem]:
+    """Equal captions that follow one another as a single item: pictures of a class often have the same words."""
+    found: list[RetrievedItem] = []
+    for item in items:
+        last = found[-1] if found else None
+        if last and item.thumbnail is None and (item.caption, item.hit) == (last.caption, last.hit):
+            found[-1] = replace(last, times=last.times + 1)
+        else:
+            found.append(item)
+    return found
 
 
 def chosen_queries(outcomes: Outcomes, kind: str, count: int, picture: Callable[[int], int]) -> list[int]:

@@ -67,12 +67,22 @@ def all_panes(name: str = "map-1") -> list[Pane]:
 
 
 def full_page() -> EvaluationPage:
+    facts = {TEXT: f"/path{'/of/one/word' * 9}"}
     results = {"text_to_image_recall@1": 0.25, "image_to_text_recall@1": 0.5, "mean_recall": 0.4}
     return EvaluationPage(
         f"model {TEXT}",
-        {"data": TEXT},
+        {"data": f"/a/path{'/without/any/place/to/break' * 5}"},
         [
-            Section(TEXT, "retrieval", {"data": TEXT}, results, {"mean_recall": 0.01}, {}, [TEXT], all_panes("map-1")),
+            Section(
+                TEXT,
+                "retrieval",
+                facts,
+                results,
+                {"mean_recall": 0.01},
+                {},
+                [TEXT],
+                all_panes("map-1"),
+            ),
             Section("b", "zero_shot", results={"acc1": 0.5, "acc5": None}, panes=all_panes("map-2")),
             Section("c", "geometry", results={"alignment": 1.25}),
         ],

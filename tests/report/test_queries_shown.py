@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mmcontrast.evaluation.queries import Outcomes, outcomes
 from mmcontrast.report.inputs import RetrievedItem
-from mmcontrast.report.retrieval import BEST, CONFUSED, WORST, Searched, chosen_queries, hubs
+from mmcontrast.report.retrieval import BEST, CONFUSED, WORST, Searched, chosen_queries, hubs, merged
 
 RANKS = torch.tensor([1, 1, 1, 9, 5, 2, 2])
 MARGINS = torch.tensor([0.1, 0.3, math.inf, -0.2, -0.5, -0.4, -0.3], dtype=torch.float64)
@@ -53,6 +53,19 @@ def test_an_example_shows_what_was_found_and_what_is_right() -> None:
     assert [item.caption for item in second.items] == ["item 0", "item 1"]  # -inf is no part of the gallery
     assert (second.rank, second.gallery_size) == (2, 2)
     assert asked.examples(BEST) == []
+
+
+def test_equal_captions_one_after_another_are_shown_once() -> None:
+    items = [RetrievedItem(0.9, False, "a"), RetrievedItem(0.8, False, "a"), RetrievedItem(0.7, True, "a")]
+    items += [RetrievedItem(0.6, False, "b"), RetrievedItem(0.5, False, "a")]
+    assert [(item.caption, item.hit, item.times, item.score) for item in merged(items)] == [
+        ("a", False, 2, 0.9),
+        ("a", True, 1, 0.7),
+        ("b", False, 1, 0.6),
+        ("a", False, 1, 0.5),
+    ]
+    pictures = [RetrievedItem(0.9, False, "a", b"1"), RetrievedItem(0.8, False, "a", b"2")]
+    assert merged(pictures) == pictures
 
 
 def test_hubs_stand_first_far_more_often_than_their_share() -> None:
