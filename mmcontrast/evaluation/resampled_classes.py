@@ -14,8 +14,8 @@ MACRO = ("macro_precision", "macro_recall", "macro_f1")
 def classes_resampling(labels: Counts, predictions: Counts, owner: Counts, pictures: int, classes: int) -> Resampling:
     """`mean_per_class_recall`, and the metrics of MACRO.
 
-    A class that no picture of a resample has counts in no mean of recalls; for the macro means it counts where it was
-    predicted.
+    A class that no picture of a resample has counts in the mean of recalls as it is in all pictures: were it left out,
+    rare classes would move the resamples away from the value. For the macro means it counts where it was predicted.
 
     Args:
         labels: (k,) in 0..c-1.
@@ -27,21 +27,23 @@ def classes_resampling(labels: Counts, predictions: Counts, owner: Counts, pictu
     right = labels == predictions
     truly, supposed = _Grouped(labels, owner, classes), _Grouped(predictions, owner, classes)
     rightly = _Grouped(labels[right], owner[right], classes)
+    sizes = np.bincount(labels, minlength=classes)
+    seen = sizes > 0
+    whole = np.bincount(labels[right], minlength=classes) / np.maximum(sizes, 1)
 
     def statistics(counts: Counts) -> Statistics:
         true, taken, hits = truly(counts), supposed(counts), rightly(counts)  # (b, c)
         recall, precision = hits / np.maximum(true, 1), hits / np.maximum(taken, 1)
         f1 = 2 * hits / np.maximum(true + taken, 1)
+        per_class: Floats = np.where(true > 0, recall, whole)[:, seen].mean(axis=1)
         with np.errstate(invalid="ignore"):  # no labelled picture drawn: NaN
-            per_class: Floats = recall.sum(axis=1) / (true > 0).sum(axis=1)
             counted = (true + taken > 0).sum(axis=1)
             macro = zip(MACRO, (precision, recall, f1), strict=True)
             means = {name: value.sum(axis=1) / counted for name, value in macro}
             return {"mean_per_class_recall": per_class, **means}
 
-    present, sizes = len(np.unique(labels)), np.bincount(labels, minlength=classes)
     recall_part = np.zeros(pictures)
-    np.add.at(recall_part, owner, right / (present * sizes[labels]))
+    np.add.at(recall_part, owner, right / (seen.sum() * sizes[labels]))
     names = ("mean_per_class_recall", *MACRO)
     return Resampling(
         pictures,

@@ -125,17 +125,33 @@ def test_zero_shot_is_that_of_the_literal_loop() -> None:
     ranks = torch.randint(1, 8, (40,), generator=generator)
     predictions = torch.where(ranks == 1, labels, (labels + 1) % 7)
     (counts,) = picture_counts(40, RESAMPLES, seed=1)
-    literal = []
+    literal, all_recalls = [], recalls(predictions, labels)
     for row in counts.tolist():
         drawn = torch.tensor([picture for picture, times in enumerate(row) for _ in range(times)])
         scores = accuracies(ranks[drawn], 7)
-        confusion = confusion_matrix(predictions[drawn], labels[drawn], 7)
-        literal.append(scores | {"mean_per_class_recall": mean_per_class_recall(confusion)})
+        per_class = all_recalls | recalls(predictions[drawn], labels[drawn])
+        literal.append(scores | {"mean_per_class_recall": statistics.mean(per_class.values())})
     found = zero_shot_intervals(ranks, labels, predictions, 7, resamples=RESAMPLES, seed=1)
     assert found.keys() == literal[0].keys()
     for name, interval in found.items():
         values = [value for scores in literal if (value := scores[name]) is not None]
         assert interval == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])), abs=1e-12), name
+
+
+def recalls(predictions: torch.Tensor, labels: torch.Tensor) -> dict[int, float]:
+    """Of the classes that there are."""
+    return {name: (predictions[labels == name] == name).double().mean().item() for name in set(labels.tolist())}
+
+
+def test_rare_classes_do_not_move_the_interval_away_from_the_value() -> None:
+    """Classes of one picture, none found, are missing in a third of the resamples."""
+    labels = torch.cat([torch.arange(60), torch.full((60,), 60)])
+    ranks = torch.where((labels == 60) & (torch.arange(120) % 10 > 0), 1, 3)
+    predictions = torch.where(ranks == 1, labels, (labels + 1) % 61)
+    value = mean_per_class_recall(confusion_matrix(predictions, labels, 61))
+    found = zero_shot_intervals(ranks, labels, predictions, 61)["mean_per_class_recall"]
+    assert found is not None
+    assert found[0] < value < found[1]
 
 
 def test_counts_are_whole_draws_whatever_the_chunk() -> None:
