@@ -155,4 +155,6 @@ def _chart_key(name: str) -> tuple[str, str]:
             return f"{title}: {words} recall", "share"
     if "rank" in metric:
         return f"{title}: ranks", "rank"
+    if metric.endswith(("map@r", "r_precision")):
+        return f"{title}: mAP@R and R-precision", "share"
     return (f"{title}: overall", "share") if is_share(metric) else (f"{title}: other", "")

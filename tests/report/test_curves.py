@@ -29,6 +29,19 @@ def test_nested_evaluation_lines_are_read_like_dotted_ones() -> None:
     assert flatten({"a": {"b": {"c": 1}}, "d": {}}) == {"a.b.c": 1, "d": {}}
 
 
+def test_precisions_have_a_chart_of_their_own() -> None:
+    line = {
+        "global_step": 5,
+        "split": "validation",
+        "mean_recall": 0.5,
+        "map@r": 0.25,
+        "text_to_image_r_precision": 0.2,
+    }
+    drawn = {chart.title: [series.name for series in chart.series] for chart in charts([line])}
+    assert drawn["Validation: overall"] == ["mean recall"]
+    assert drawn["Validation: mAP@R and R-precision"] == ["mAP@R", "text → image R-precision"]
+
+
 def test_long_series_are_thinned_out_to_means() -> None:
     lines = [{"global_step": step, "loss": math.nan if step % 2 else 2.0} for step in range(10 * MAX_POINTS)]
     (chart,) = charts(lines)
