@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -21,16 +21,23 @@ from mmcontrast.cli.merging import merge
 from mmcontrast.cli.options import (
     BatchSize,
     CaptionColumns,
+    Classnames,
     GroupColumn,
     ImageColumn,
     JsonOutput,
     LabelColumn,
     Model,
     Overrides,
+    Positives,
     RecallK,
     RunOutput,
     Split,
+    Suite,
+    Templates,
+    TrainData,
+    TrainSplit,
     Workers,
+    chosen,
 )
 from mmcontrast.cli.output import (
     check_json_output,
@@ -45,7 +52,6 @@ from mmcontrast.cli.reporting import Report, ReportPage, check_report
 from mmcontrast.cli.searching import demo, search
 from mmcontrast.task_names import Task
 
-Positives = Literal["id", "caption", "group", "label"]
 app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(config_app, name="config")
@@ -115,15 +121,15 @@ def evaluate(
     caption_columns: CaptionColumns = None,
     label_column: LabelColumn = None,
     group_column: GroupColumn = None,
-    templates: Annotated[str | None, typer.Option(help="File of prompts with {} for the class name.")] = None,
-    classnames: Annotated[str | None, typer.Option(help="File with the spelling of the classes.")] = None,
-    positives: Annotated[Positives | None, typer.Option(help="What counts as a hit (default: id).")] = None,
-    train_data: Annotated[str | None, typer.Option(help="Labelled pictures that a probe learns from.")] = None,
-    train_split: Annotated[str | None, typer.Option(help="Split of --train-data.")] = None,
+    templates: Templates = None,
+    classnames: Classnames = None,
+    positives: Positives = None,
+    train_data: TrainData = None,
+    train_split: TrainSplit = None,
     recall_k: RecallK = None,
     batch_size: BatchSize = 256,
     workers: Workers = 2,
-    suite: Annotated[Path | None, typer.Option(help="YAML list of evaluations, instead of --data.")] = None,
+    suite: Suite = None,
     output: JsonOutput = None,
     intervals: Annotated[Path | None, typer.Option(help="Write the 95 % intervals as JSON to this file.")] = None,
     report: Report = None,
@@ -151,10 +157,8 @@ def evaluate(
         "train_split": train_split,
         "ks": recall_k or None,
     }
-    given = {key: value for key, value in options.items() if value is not None}
+    chosen(suite, **options)  # refuses what stands beside a suite
     if suite is not None:
-        if given:
-            raise typer.BadParameter(f"--suite says what to do: leave out {', '.join(given)}")
         _evaluate_suite(model, suite, output, intervals, report, clip_benchmark, workers)
         return
     if data is None:

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-from mmcontrast.cli.options import BatchSize, CaptionColumns, GroupColumn, ImageColumn, LabelColumn, Split
+from mmcontrast.cli.options import (
+    BatchSize,
+    CaptionColumns,
+    Classnames,
+    GroupColumn,
+    ImageColumn,
+    LabelColumn,
+    Positives,
+    Split,
+    Suite,
+    Templates,
+    TrainData,
+    TrainSplit,
+    chosen,
+)
 from mmcontrast.cli.output import check_json_output, echo, progress, show_remark, write_json
 from mmcontrast.cli.score_tables import cell, short
 from mmcontrast.task_names import TASKS
@@ -30,15 +44,13 @@ def compare(
     caption_columns: CaptionColumns = None,
     label_column: LabelColumn = None,
     group_column: GroupColumn = None,
-    templates: Annotated[str | None, typer.Option(help="File of prompts with {} for the class name.")] = None,
-    classnames: Annotated[str | None, typer.Option(help="File with the spelling of the classes.")] = None,
-    positives: Annotated[
-        Literal["id", "caption", "group", "label"] | None, typer.Option(help="What counts as a hit (default: id).")
-    ] = None,
-    train_data: Annotated[str | None, typer.Option(help="Labelled pictures that a probe learns from.")] = None,
-    train_split: Annotated[str | None, typer.Option(help="Split of --train-data.")] = None,
+    templates: Templates = None,
+    classnames: Classnames = None,
+    positives: Positives = None,
+    train_data: TrainData = None,
+    train_split: TrainSplit = None,
     batch_size: BatchSize = 256,
-    suite: Annotated[Path | None, typer.Option(help="YAML list of evaluations, instead of --data.")] = None,
+    suite: Suite = None,
     outputs: Annotated[
         list[Path] | None, typer.Option("--output", help="Page to write, .html or .md; repeatable.")
     ] = None,
@@ -54,21 +66,22 @@ def compare(
     for page in outputs or []:
         check_json_output(page)
     check_json_output(json_file, "--json")
-    options: dict[str, Any] = {
-        "data": data,
-        "task": tasks or None,
-        "split": split,
-        "image_column": image_column,
-        "caption_columns": caption_columns or None,
-        "label_column": label_column,
-        "group_column": group_column,
-        "templates": templates,
-        "classnames": classnames,
-        "positives": positives,
-        "train_data": train_data,
-        "train_split": train_split,
-    }
-    evaluations = _evaluations({key: value for key, value in options.items() if value is not None}, suite, batch_size)
+    given = chosen(
+        suite,
+        data=data,
+        task=tasks,
+        split=split,
+        image_column=image_column,
+        caption_columns=caption_columns,
+        label_column=label_column,
+        group_column=group_column,
+        templates=templates,
+        classnames=classnames,
+        positives=positives,
+        train_data=train_data,
+        train_split=train_split,
+    )
+    evaluations = _evaluations(given, suite, batch_size)
     from mmcontrast import build
 
     with progress("compare") as advance:
@@ -83,8 +96,6 @@ def compare(
 def _evaluations(given: dict[str, Any], suite: Path | None, batch_size: int) -> dict[str, Mapping[str, Any]] | None:
     """What is measured, by name; None leaves it to the runs."""
     if suite is not None:
-        if given:
-            raise typer.BadParameter(f"--suite says what to do: leave out {', '.join(given)}")
         from mmcontrast.config import load_suite
 
         return {task.name: task.model_dump(exclude={"name"}) for task in load_suite(suite).tasks}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -21,6 +21,14 @@ CaptionColumns = Annotated[
 ]
 LabelColumn = Annotated[str | None, typer.Option(help="Column of class labels.")]
 GroupColumn = Annotated[str | None, typer.Option(help="Column of groups that belong together.")]
+Templates = Annotated[str | None, typer.Option(help="File of prompts with {} for the class name.")]
+Classnames = Annotated[str | None, typer.Option(help="File with the spelling of the classes.")]
+Positives = Annotated[
+    Literal["id", "caption", "group", "label"] | None, typer.Option(help="What counts as a hit (default: id).")
+]
+TrainData = Annotated[str | None, typer.Option(help="Labelled pictures that a probe learns from.")]
+TrainSplit = Annotated[str | None, typer.Option(help="Split of --train-data.")]
+Suite = Annotated[Path | None, typer.Option(help="YAML list of evaluations, instead of --data.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pictures or captions embedded at a time.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that decode pictures; 0 decodes in this one.")]
 RecallK = Annotated[
@@ -52,3 +60,11 @@ CardPictures = Annotated[
 CardWatts = Annotated[
     float | None, typer.Option(help="Draw of the whole machine in training, to estimate energy on the card.")
 ]
+
+
+def chosen(suite: Path | None, **options: Any) -> dict[str, Any]:
+    """Those of the options that are given; beside a suite, which says what to do, none may be."""
+    given = {key: value for key, value in options.items() if value is not None and value != []}
+    if suite is not None and given:
+        raise typer.BadParameter(f"--suite says what to do: leave out {', '.join(given)}")
+    return given
